@@ -1,0 +1,255 @@
+"""The ASGI craft that every layer needs: read a body, replay it, notice that the client left, render an error.
+
+A layer that finds no state in the scope is the outermost of ours. It then does what the whole package promises at its
+edge, by `at_the_edge`: errors become answers, the body is read once with a limit, one watcher cancels everything below
+when the client leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from dataclasses import dataclass
+
+import anyio
+
+from .events import Observer, RequestFinished
+from .exceptions import BodyTimeoutError, BodyTooLargeError, SmartRouterError
+from .state import SCOPE_KEY, RequestState, find_state
+from .types import ASGIApp, Headers, Message, Receive, Scope, Send
+from .wire.errors import ErrorEncoder, error_headers, openai_envelope
+
+logger = logging.getLogger("smartrouter_asgi")
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyLimits:
+    """How large a request body may be, and how long it may take to arrive."""
+
+    max_bytes: int = 10 * 1024 * 1024
+    timeout_s: float = 30.0
+
+
+DEFAULT_LIMITS = BodyLimits()
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path below the mount point."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
+        return path[len(root) :]
+    return path
+
+
+async def send_json(send: Send, status: int, body: bytes, headers: Headers | None = None) -> None:
+    """Send a whole JSON answer."""
+    pairs: Headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": pairs + (headers or [])})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def with_envelope(
+    app: ASGIApp,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    encoder: ErrorEncoder = openai_envelope,
+    observer: Observer | None = None,
+    catch_all: bool = False,
+) -> None:
+    """Call `app` with a new state in the scope and turn its errors into answers while that is still possible.
+
+    `catch_all` also answers for errors that are not ours (500, logged); otherwise those pass, as they would without us.
+    """
+    state = RequestState(request_id=_request_id(scope["headers"]), started=time.monotonic())
+    id_header = (b"x-request-id", state.request_id.encode("ascii"))
+
+    async def tracked_send(message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.body":
+            if not message.get("more_body", False):
+                state.complete = True
+        elif kind == "http.response.start":
+            state.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), id_header]}
+        await send(message)
+
+    try:
+        await app({**scope, SCOPE_KEY: state}, receive, tracked_send)
+    except SmartRouterError as exc:
+        state.outcome = exc.code
+        if state.committed:
+            raise
+        await _send_error(tracked_send, exc, encoder, head=scope["method"] == "HEAD")
+    except Exception as exc:
+        state.outcome = "internal_error"
+        if not catch_all or state.committed:
+            raise
+        logger.exception("request %s failed inside the gateway", state.request_id)
+        error = SmartRouterError("the gateway failed to serve this request; its log says why")
+        error.__cause__ = exc
+        await _send_error(tracked_send, error, encoder, head=scope["method"] == "HEAD")
+    finally:
+        if observer is not None:
+            observer.on_event(_finished(state))
+
+
+async def with_body(
+    app: ASGIApp, scope: Scope, receive: Receive, send: Send, state: RequestState, limits: BodyLimits
+) -> None:
+    """Read the body, then call `app` with a replay of it, cancelled as soon as the client leaves.
+
+    Raises `BodyTooLargeError` (413) without reading the rest, `BodyTimeoutError` (408).
+    """
+    loop = asyncio.get_running_loop()
+    late = False
+
+    with anyio.CancelScope() as cancel_scope:
+
+        def too_late() -> None:
+            nonlocal late
+            late = True
+            cancel_scope.cancel()
+
+        timer = loop.call_later(limits.timeout_s, too_late)
+        try:
+            body = await read_body(scope, receive, limits.max_bytes)
+        finally:
+            timer.cancel()
+        if body is None:
+            state.disconnected = True
+            state.outcome = "client_disconnected"
+            return
+        state.body = body
+        watcher = loop.create_task(_watch(receive, state, cancel_scope))
+        try:
+            await app(scope, ReplayReceive(body, state), send)
+        finally:
+            watcher.cancel()
+    if late:
+        raise BodyTimeoutError(f"the request body did not arrive within {limits.timeout_s:g} s")
+    if state.disconnected:
+        state.outcome = "client_disconnected"
+
+
+async def at_the_edge(
+    layer: ASGIApp, scope: Scope, receive: Receive, send: Send, *, limits: BodyLimits = DEFAULT_LIMITS
+) -> None:
+    """Call `layer` again with all that the outermost of ours provides."""
+    state = find_state(scope)
+    if state is None:
+        await with_envelope(_Prepared(layer, limits), scope, receive, send)
+    else:
+        await with_body(layer, scope, receive, send, state, limits)
+
+
+class _Prepared:
+    """The step from `with_envelope` to `with_body`."""
+
+    __slots__ = ("_layer", "_limits")
+
+    def __init__(self, layer: ASGIApp, limits: BodyLimits) -> None:
+        self._layer = layer
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await with_body(self._layer, scope, receive, send, scope[SCOPE_KEY], self._limits)
+
+
+class ReplayReceive:
+    """A `receive` that gives the body once and then, when it is true, the disconnect.
+
+    One for each attempt: the inner app may read the body again.
+    """
+
+    __slots__ = ("_body", "_state")
+
+    def __init__(self, body: bytes, state: RequestState) -> None:
+        self._body: bytes | None = body
+        self._state = state
+
+    async def __call__(self) -> Message:
+        body = self._body
+        if body is not None:
+            self._body = None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._state.gone.wait()
+        return {"type": "http.disconnect"}
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | None:
+    """Read the whole body; None when the client left before it was whole. Raises `BodyTooLargeError` (413)."""
+    for name, value in scope["headers"]:
+        if name.lower() == b"content-length" and value.isdigit() and int(value[:18]) > max_bytes:
+            raise _too_large(max_bytes)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        if not message.get("more_body", False):
+            if not parts:
+                return bytes(part)
+            parts.append(part)
+            return b"".join(parts)
+        parts.append(part)
+
+
+async def _watch(receive: Receive, state: RequestState, cancel_scope: anyio.CancelScope) -> None:
+    """Wait for the client to leave and cancel what runs for it. A complete answer is not a client that left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    state.gone.set()
+    if not state.complete:
+        state.disconnected = True
+        cancel_scope.cancel()
+
+
+async def _send_error(send: Send, exc: SmartRouterError, encoder: ErrorEncoder, *, head: bool) -> None:
+    headers = error_headers(exc)
+    if exc.status in (408, 413):
+        headers.append((b"connection", b"close"))  # what is left of the body is not read
+    body = encoder(exc)
+    await send_json(send, exc.status, b"" if head else body, headers)
+
+
+def _too_large(max_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the request body is larger than the {max_bytes} bytes allowed")
+
+
+def _request_id(headers: Headers) -> str:
+    for name, value in headers:
+        if name.lower() == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value.decode("ascii")
+    return secrets.token_hex(12)
+
+
+def _finished(state: RequestState) -> RequestFinished:
+    attempt = state.attempt
+    usage = state.usage
+    outcome = state.outcome or ("ok" if 0 < state.status < 400 else "error" if state.status else "client_disconnected")
+    return RequestFinished(
+        request_id=state.request_id,
+        endpoint=state.endpoint,
+        model=state.plan.model if state.plan is not None else "other",
+        backend=attempt.deployment.backend if attempt is not None else "other",
+        status=state.status,
+        outcome=outcome,
+        attempts=state.attempts,
+        duration_s=time.monotonic() - state.started,
+        first_token_s=state.first_token_s,
+        prompt_tokens=usage.prompt_tokens if usage is not None else 0,
+        completion_tokens=usage.completion_tokens if usage is not None else 0,
+    )

@@ -1,0 +1,330 @@
+"""`SmartRouter`: the layers and endpoints put together as one mountable ASGI app."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from . import assembly
+from ._asgi import BodyLimits, route_path
+from .backends.base import Backend
+from .config import Settings, load_settings
+from .dispatch import BackendDispatch
+from .endpoints.admin import admin_routes
+from .endpoints.health import BackendHealth, health_routes
+from .endpoints.metrics import Metrics, metrics_routes
+from .endpoints.models import models_routes
+from .events import Observer
+from .exceptions import DrainingError, MethodNotAllowedError, NotFoundError, SmartRouterError
+from .middleware.errors import ErrorEnvelopeMiddleware
+from .middleware.resilience import ResilienceMiddleware
+from .middleware.resolution import INFERENCE_PATHS, ModelResolutionMiddleware
+from .middleware.vram import VRAMGateMiddleware
+from .observers import LoggingObserver, Observers
+from .resilience.breaker import BreakerBoard
+from .resilience.budget import BudgetBoard
+from .routing.balancing import LoadTracker
+from .routing.discovery import Discovery
+from .transport.httpx_transport import HttpxTransport
+from .types import ASGIApp, Receive, Scope, Send
+from .vram.gate import VRAMGate
+from .wire.errors import error_headers, openai_envelope
+
+if TYPE_CHECKING:
+    import httpx
+
+    from .deployment import Deployment
+
+logger = logging.getLogger("smartrouter_asgi")
+
+
+class SmartRouter:
+    """An LLM gateway as an ASGI app: mount it, or serve it alone.
+
+    `http_client` speaks to the engines instead of a client of our own, and is never closed here. `backends` adds
+    adapters made in code. Everything starts on demand, so it serves without a lifespan; `lifespan` adds warm-up and an
+    orderly end. One event loop at a time.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        http_client: httpx.AsyncClient | None = None,
+        *,
+        backends: Mapping[str, Backend] | None = None,
+        observers: tuple[Observer, ...] = (),
+    ) -> None:
+        self.settings = settings = settings or Settings()
+        timeouts = assembly.timeouts(settings)
+        self._transport = HttpxTransport(http_client, connect_timeout_s=timeouts.connect_s)
+        self.backends: dict[str, Backend] = {
+            **assembly.build_backends(settings, self._transport),
+            **(backends or {}),
+        }
+        self.metrics = Metrics()
+        self._tracker = LoadTracker()
+        self._observer = Observers((LoggingObserver(), self.metrics, self._tracker, *observers))
+        self.breakers = BreakerBoard(assembly.breaker_policy(settings), observer=self._observer)
+        self._deployer = assembly.Deployer(settings, self.backends)
+        self.discovery = Discovery(
+            sources=assembly.discovery_sources(settings, self.backends, self._deployer, self.breakers),
+            configured=self._deployer.configured,
+            aliases=settings.aliases,
+            rules=assembly.discovery_rules(settings),
+        )
+        self.gate = self._build_gate()
+        self.health = BackendHealth(self.backends, self._breaker_state)
+        self.metrics.on_scrape.append(self._update_gauges)
+        self.draining = False
+        self._in_lifespan = False
+        self._told_about_lifespan = False
+        self._inference = self._build_stack()
+        self._endpoints = self._build_endpoints()
+        self._app = ErrorEnvelopeMiddleware(self._route, observer=self._observer)
+
+    @classmethod
+    def from_env(cls, http_client: httpx.AsyncClient | None = None) -> SmartRouter:
+        """Make a router from `ROUTER_*` variables (and the file `ROUTER_CONFIG` names). Raises `ConfigurationError`."""
+        return cls(load_settings(), http_client)
+
+    @classmethod
+    def from_file(cls, path: str | Path, http_client: httpx.AsyncClient | None = None) -> SmartRouter:
+        """Make a router from a YAML or TOML file. Raises `ConfigurationError`."""
+        return cls(load_settings(file=path), http_client)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] == "http":
+            await self._app(scope, receive, send)
+        else:
+            await self._endpoints(scope, receive, send)
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncGenerator[None, None]:
+        """Warm up on entry, end in order on exit: for the host's own lifespan."""
+        self._in_lifespan = True
+        self.draining = False
+        await self._warm_up()
+        try:
+            yield
+        finally:
+            self._in_lifespan = False
+            self.draining = True
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Let go of everything: tasks and connections. The router can be used again afterwards."""
+        await self.discovery.aclose()
+        if self.gate is not None:
+            await self.gate.aclose()
+        for backend in self.backends.values():
+            await backend.aclose()
+        await self._transport.aclose()
+
+    def drain(self) -> None:
+        """Take no new inference from now on; what runs goes on."""
+        self.draining = True
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send inference to the layers by one dict lookup, everything else through Starlette."""
+        if scope["method"] == "POST" and route_path(scope) in INFERENCE_PATHS:
+            if self.draining:
+                raise DrainingError("the gateway is shutting down: try again in a moment", retry_after_s=5.0)
+            if not self._in_lifespan:
+                self._tell_about_lifespan()
+            await self._inference(scope, receive, send)
+        else:
+            await self._endpoints(scope, receive, send)
+
+    async def _warm_up(self) -> None:
+        catalog = await self.discovery.refresh()
+        if self.gate is None:
+            return
+        await self.gate.reconcile()
+        for name in self.settings.vram.preload:
+            group = catalog.find(name)
+            if group is None:
+                logger.warning("preload: no model is called %r", name)
+                continue
+            for deployment in group.deployments:
+                try:
+                    await self.gate.load(deployment)
+                except SmartRouterError as exc:
+                    logger.warning("preload of %s failed: %s", deployment.id, exc)
+
+    def _tell_about_lifespan(self) -> None:
+        if not self._told_about_lifespan:
+            self._told_about_lifespan = True
+            logger.warning(
+                "serving without a lifespan: nothing is warmed up and nothing is closed in order; "
+                "use smartrouter_asgi.install(app, path, router), or enter router.lifespan() in the host's lifespan"
+            )
+
+    def _build_gate(self) -> VRAMGate | None:
+        """Make the gate, if there is anything for it to guard and a budget to guard it by."""
+        section = self.settings.vram
+        if not section.monitor_enabled and section.max_total_bytes is None:
+            return None
+        if not any(self._deployer.gated(name) for name in self.backends) and not any(
+            backend.type == "auto" for backend in self.backends.values()
+        ):
+            return None
+        budget = assembly.budget_bytes(self.settings)
+        if budget is None and section.unknown == "open":
+            return None
+        return VRAMGate(
+            budget_bytes=budget,
+            lifecycles=self.backends,
+            policy=assembly.gate_policy(self.settings, frozenset(self._pinned_ids())),
+            observer=self._observer,
+        )
+
+    def _pinned_ids(self) -> list[str]:
+        """Turn the names to pin into deployment ids: a configured model's, else the id at every backend that loads."""
+        groups = {group.name: group for group in self._deployer.configured()}
+        pinned = []
+        for name in self.settings.vram.pinned:
+            target = self.settings.aliases.get(name, name)
+            if target in groups:
+                pinned += [deployment.id for deployment in groups[target].deployments]
+            else:
+                pinned += [f"{b.name}/{b.canonical(target)}" for b in self.backends.values()] + [target]
+        return pinned
+
+    def _build_stack(self) -> ASGIApp:
+        """Put the four layers around each other; the gate is left out where nothing is gated."""
+        settings = self.settings
+        timeouts = assembly.timeouts(settings)
+        app: ASGIApp = BackendDispatch(
+            self.backends,
+            timeouts=timeouts,
+            limits=assembly.concurrency_limits(settings, self._deployer.configured()),
+            inflight=self._tracker.inflight,
+            observer=self._observer,
+        )
+        if self.gate is not None:
+            app = VRAMGateMiddleware(app, gate=self.gate, timeouts=timeouts)
+        budget = settings.resilience.retry.budget
+        app = ResilienceMiddleware(
+            app,
+            policy=assembly.retry_policy(settings),
+            breakers=self.breakers,
+            budgets=BudgetBoard(ratio=budget.ratio, reserve=budget.reserve),
+            timeouts=timeouts,
+            idle=self._is_idle,
+            observer=self._observer,
+        )
+        return ModelResolutionMiddleware(
+            app,
+            catalog=self.discovery,
+            body=BodyLimits(max_bytes=settings.server.max_body_bytes),
+            random=random.random,
+            load=self._tracker.load,
+        )
+
+    def _build_endpoints(self) -> Starlette:
+        routes: list[Any] = [
+            *(Route(path, self._inference, methods=["POST"]) for path in INFERENCE_PATHS),
+            *models_routes(self.discovery),
+            *health_routes(self.health, lambda: self.draining),
+            *metrics_routes(self.metrics),
+            *admin_routes(self, self.settings.admin.api_key),
+        ]
+        return Starlette(
+            routes=routes,
+            lifespan=self.lifespan,
+            exception_handlers={SmartRouterError: _render, HTTPException: _Wrong(routes)},
+        )
+
+    async def _is_idle(self, deployment: Deployment) -> bool | None:
+        return await self.backends[deployment.backend].is_idle(deployment.model)
+
+    def _breaker_state(self, backend: str) -> str:
+        """Return the worst state among a backend's breakers."""
+        order = ("closed", "half-open", "open")
+        states = [state for name, _, state in self.breakers.states() if name == backend]
+        return max(states, key=order.index, default="closed")
+
+    def _update_gauges(self, metrics: Metrics) -> None:
+        metrics.set_breakers(self.breakers.states())
+        inflight: Counter[str] = Counter(dict.fromkeys(self.backends, 0))
+        for deployment, count in self._tracker.inflight.items():
+            inflight[deployment.partition("/")[0]] += count
+        metrics.set_inflight(inflight.items())
+        if self.gate is not None:
+            metrics.set_queue(self.gate.queue_depths().items())
+            seen = self.gate.snapshot()
+            if seen.budget_bytes is not None:
+                metrics.set_vram(
+                    [
+                        ("gpu", "budget", seen.budget_bytes),
+                        ("gpu", "used", seen.used_bytes),
+                        ("gpu", "free", seen.free_bytes),
+                    ]
+                )
+
+
+async def _render(request: Request, exc: Exception) -> Response:
+    """Turn an error of an endpoint into its answer."""
+    assert isinstance(exc, SmartRouterError)
+    headers = {name.decode(): value.decode() for name, value in error_headers(exc)}
+    return Response(openai_envelope(exc), exc.status, headers, media_type="application/json")
+
+
+class _Wrong:
+    """Answers a wrong path or method with JSON that names the right one."""
+
+    def __init__(self, routes: list[Route]) -> None:
+        self._methods = {route.path: sorted(route.methods or ()) for route in routes}
+
+    async def __call__(self, request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, HTTPException)
+        if exc.status_code == 405:
+            allow = tuple((exc.headers or {}).get("Allow", "POST").replace(" ", "").split(","))
+            error: SmartRouterError = MethodNotAllowedError(
+                f"{request.method} is not served here; this path takes {', '.join(allow)}", allow=allow
+            )
+        else:
+            error = self._not_found(route_path(request.scope))
+        return await _render(request, error)
+
+    def _not_found(self, path: str) -> NotFoundError:
+        shown = path[:100]
+        if path.startswith("/v1/v1/"):
+            return NotFoundError(f"nothing is served at {shown}: /v1 is in there twice, take it off the base URL once")
+        near = difflib.get_close_matches(path, self._methods, n=1, cutoff=0.6)
+        if near:
+            return NotFoundError(f"nothing is served at {shown}: did you mean {self._methods[near[0]][-1]} {near[0]}?")
+        return NotFoundError(
+            f"nothing is served at {shown}; try POST /v1/chat/completions, GET /v1/models or GET /health"
+        )
+
+
+def install(app: Starlette, path: str, router: SmartRouter) -> None:
+    """Mount a router in a Starlette or FastAPI app and share the host's lifespan with it."""
+    outer = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def both(host: Any) -> AsyncGenerator[Any, None]:
+        async with router.lifespan(), outer(host) as state:
+            yield state
+
+    app.router.lifespan_context = both
+    app.mount(path, router)
+
+
+def create_app() -> SmartRouter:
+    """Make a router from the environment: `uvicorn --factory smartrouter_asgi:create_app`."""
+    return SmartRouter.from_env()

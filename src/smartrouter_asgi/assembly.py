@@ -1,0 +1,252 @@
+"""From settings to parts: which backends there are, which models, how much memory, which limits."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+from .backends.base import Backend, BackendSpec
+from .backends.registry import create_backend
+from .config import Settings
+from .config.backends import BackendSettings
+from .deployment import Deployment, ModelInfo
+from .exceptions import SmartRouterError
+from .resilience.breaker import BreakerBoard
+from .resilience.circuit import BreakerPolicy
+from .resilience.concurrency import ConcurrencyLimit
+from .resilience.deadline import Timeouts
+from .resilience.retry import RetryPolicy, counts_as_failure
+from .routing.catalog import ModelGroup
+from .routing.discovery import DiscoveryRules, DiscoverySource
+from .transport.http import Transport
+from .vram.policy import GatePolicy
+from .vram.probes import MemoryProbe, NVMLProbe, detect_budget_bytes
+
+
+def build_backends(settings: Settings, transport: Transport) -> dict[str, Backend]:
+    """Make the backends that the settings name. Raises `ConfigurationError` for an unknown type."""
+    return {name: create_backend(backend_spec(name, section), transport) for name, section in settings.backends.items()}
+
+
+def backend_spec(name: str, section: BackendSettings) -> BackendSpec:
+    """Turn a backend's section into what its adapter gets. A negative keep-alive means that the gate decides."""
+    return BackendSpec(
+        name=name,
+        type=section.type,
+        url=section.base_url,
+        api_keys=section.api_keys,
+        headers=section.headers,
+        keep_alive_s=section.keep_alive_s,
+        num_ctx=section.num_ctx,
+        options=section.options,
+    )
+
+
+class Deployer:
+    """Makes deployments: puts the backend's prefix on, knows its limits, and decides whether it is gated."""
+
+    def __init__(self, settings: Settings, backends: Mapping[str, Backend]) -> None:
+        self._settings = settings
+        self._backends = backends
+
+    def configured(self) -> list[ModelGroup]:
+        """Make the groups of the configured models, with what is known of the backends by now."""
+        return [
+            ModelGroup(
+                name=model.name,
+                deployments=tuple(
+                    self.deploy(
+                        d.backend,
+                        self._upstream_id(d.backend, d.model),
+                        vram_bytes=d.vram_bytes,
+                        order=d.order,
+                        weight=d.weight,
+                        max_parallel=d.max_parallel,
+                    )
+                    for d in model.deployments
+                ),
+                balance=model.balance,
+                fallbacks=model.fallbacks,
+                context_window_fallbacks=model.context_window_fallbacks,
+                content_policy_fallbacks=model.content_policy_fallbacks,
+            )
+            for model in self._settings.models
+        ]
+
+    def deploy(
+        self,
+        backend: str,
+        upstream_id: str,
+        *,
+        vram_bytes: int | None = None,
+        order: int = 1,
+        weight: float = 1.0,
+        max_parallel: int | None = None,
+    ) -> Deployment:
+        """Make the deployment of an upstream id, which is taken as it is."""
+        return Deployment(
+            backend=backend,
+            model=self._backends[backend].canonical(upstream_id),
+            vram_bytes=vram_bytes,
+            order=order,
+            weight=weight,
+            max_parallel=max_parallel,
+            gated=self.gated(backend),
+        )
+
+    def gated(self, backend: str) -> bool:
+        """Tell whether a backend's models need a lease.
+
+        `auto`: engines that load and unload, on this machine, or anywhere once a budget is declared: a reading of this
+        machine's GPUs says nothing about another's.
+        """
+        section = self._settings.backends.get(backend)
+        can_load = self._backends[backend].capabilities.can_load
+        if section is None:
+            return can_load
+        if section.gated != "auto":
+            return section.gated and can_load
+        declared = self._settings.vram.max_total_bytes is not None
+        return can_load and (declared or is_local(section.base_url))
+
+    def _upstream_id(self, backend: str, model: str) -> str:
+        section = self._settings.backends.get(backend)
+        prefix = section.model_prefix if section is not None else ""
+        return model if model.startswith(prefix) else prefix + model
+
+
+def discovery_sources(
+    settings: Settings, backends: Mapping[str, Backend], deployer: Deployer, breakers: BreakerBoard
+) -> list[DiscoverySource]:
+    """Say how each backend is asked for its models: behind a breaker of its own, so that a dead one is left alone."""
+    return [
+        DiscoverySource(
+            backend=name,
+            list_models=_guarded(backend, breakers),
+            deploy=functools.partial(deployer.deploy, name),
+            prefix=section.model_prefix if (section := settings.backends.get(name)) is not None else "",
+        )
+        for name, backend in backends.items()
+    ]
+
+
+def _guarded(backend: Backend, breakers: BreakerBoard) -> Callable[[], Awaitable[Sequence[ModelInfo]]]:
+    async def list_models() -> Sequence[ModelInfo]:
+        permit = breakers.get(backend.name, "list").acquire()
+        try:
+            models = await backend.list_models()
+        except SmartRouterError as exc:
+            kind = getattr(exc, "kind", None)
+            if kind is not None and counts_as_failure(kind):
+                permit.failure()
+            raise
+        else:
+            permit.success()
+            return models
+        finally:
+            permit.release()
+
+    return list_models
+
+
+def is_local(url: str) -> bool:
+    """Tell whether a URL points at this machine."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def discovery_rules(settings: Settings) -> DiscoveryRules:
+    """Return the rules of discovery."""
+    section = settings.discovery
+    return DiscoveryRules(
+        enabled=section.enabled, ttl_s=section.ttl_s, include=section.include, exclude=section.exclude
+    )
+
+
+def retry_policy(settings: Settings) -> RetryPolicy:
+    """Return the retry policy."""
+    section = settings.resilience.retry
+    return RetryPolicy(
+        enabled=section.enabled,
+        max_retries=section.max_retries,
+        base_delay_s=section.base_delay_s,
+        max_delay_s=section.max_delay_s,
+    )
+
+
+def breaker_policy(settings: Settings) -> BreakerPolicy:
+    """Return the breakers' policy."""
+    section = settings.resilience.circuit_breaker
+    return BreakerPolicy(
+        enabled=section.enabled,
+        failure_threshold=section.failure_threshold,
+        reset_timeout_s=section.reset_timeout_s,
+        half_open_max_attempts=section.half_open_max_attempts,
+        sliding_window_size=section.sliding_window_size,
+    )
+
+
+def timeouts(settings: Settings) -> Timeouts:
+    """Return the clocks."""
+    section = settings.resilience.timeouts
+    return Timeouts(
+        connect_s=section.connect_s,
+        first_token_s=section.first_token_s,
+        first_token_cold_s=section.first_token_cold_s,
+        idle_s=section.idle_s,
+        client_stall_s=section.client_stall_s,
+        total_s=section.total_s,
+    )
+
+
+def concurrency_limits(settings: Settings, groups: Sequence[ModelGroup]) -> dict[str, ConcurrencyLimit]:
+    """Return the limits on parallel requests, by backend name and by deployment id."""
+    limits = {
+        name: ConcurrencyLimit(f"backend '{name}'", section.max_parallel)
+        for name, section in settings.backends.items()
+        if section.max_parallel is not None
+    }
+    for group in groups:
+        for deployment in group.deployments:
+            if deployment.max_parallel is not None:
+                limits[deployment.id] = ConcurrencyLimit(f"deployment '{deployment.id}'", deployment.max_parallel)
+    return limits
+
+
+def gate_policy(settings: Settings, pinned: frozenset[str]) -> GatePolicy:
+    """Return the gate's policy; `pinned` are deployment ids."""
+    section = settings.vram
+    return GatePolicy(
+        auto_unload=section.auto_unload,
+        unload_strategy=section.unload_strategy,
+        pinned=pinned,
+        default_estimate_bytes=section.default_estimate_bytes,
+        max_wait_s=section.max_wait_s,
+        max_queue=section.max_queue,
+        release_grace_s=section.release_grace_s,
+        fair_after_s=section.fair_after_s,
+        spill_after_s=section.spill_after_s,
+        unknown=section.unknown,
+        unload_threshold_pct=section.unload_threshold_pct,
+    )
+
+
+def budget_bytes(settings: Settings, probe: MemoryProbe | None = None) -> int | None:
+    """Return how much GPU memory there is to share: declared, else 90 % of what is detected, else None."""
+    section = settings.vram
+    if section.max_total_bytes is not None:
+        return section.max_total_bytes
+    declared = [device.max_bytes for device in section.devices.values() if device.max_bytes is not None]
+    if declared:
+        return sum(declared)
+    unified = section.amd_unified_memory_bytes or section.apple_unified_memory_bytes
+    if unified is not None:
+        return unified * 9 // 10
+    return detect_budget_bytes(probe or NVMLProbe())

@@ -1,0 +1,63 @@
+"""The `vram` section: the budget of GPU memory and how requests wait for it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from .fields import (
+    DeviceId,
+    Name,
+    Percent,
+    PositiveBytes,
+    PositiveSeconds,
+    Seconds,
+    Section,
+    UnloadStrategy,
+    WholeNumber,
+    lowered,
+)
+from .units import GIB
+
+
+class DeviceSettings(Section):
+    """The limit of one GPU."""
+
+    max_bytes: PositiveBytes | None = Field(default=None, alias="max")
+
+
+class VRAMSettings(Section):
+    """How much GPU memory there is to share, who gives way, and how long a request waits."""
+
+    max_total_bytes: PositiveBytes | None = Field(default=None, alias="max_total")
+    """Over all devices; not set: 90 % of what is detected, and without any detected local models are not gated."""
+    devices: dict[DeviceId, DeviceSettings] = Field(default_factory=dict)
+    """By index or UUID."""
+    unknown: Annotated[Literal["open", "closed"], BeforeValidator(lowered)] = "open"
+    """Whether requests pass while no reading can be had."""
+    auto_unload: bool = True
+    unload_strategy: UnloadStrategy = "lru"
+    unload_threshold_pct: Percent = 85.0
+    """Use above it is warned about and shown as a gauge; it decides nothing."""
+    pinned: tuple[Name, ...] = ()
+    """Never unloaded to make room."""
+    preload: tuple[Name, ...] = ()
+    """Loaded at start."""
+    default_estimate_bytes: PositiveBytes = Field(default=8 * GIB, alias="default_estimate")
+    """The footprint of a model of which nothing is known."""
+    fair_after_s: Seconds = Field(default=15.0, alias="fair_after")
+    """The oldest waiter of another model this old: the resident one takes no new requests."""
+    spill_after_s: Seconds = Field(default=10.0, alias="spill_after")
+    """A projected wait beyond this: the next candidate, if there is one."""
+    max_wait_s: Seconds = Field(default=30.0, alias="max_wait")
+    """Then 503 `vram_queue_timeout`."""
+    max_queue: WholeNumber = 64
+    """Requests waiting at a time; one more gets 503 `queue_full`."""
+    release_grace_s: Seconds = Field(default=5.0, alias="release_grace")
+    """How long the lease of a client that left is held while the engine has not shown idle."""
+    monitor_enabled: bool = True
+    """Whether readings are taken while idle too."""
+    monitor_interval_s: PositiveSeconds = Field(default=2.0, alias="monitor_interval")
+    amd_unified_memory_bytes: PositiveBytes | None = Field(default=None, alias="amd_unified_memory")
+    """GPU memory of an AMD APU; not set: detected."""
+    apple_unified_memory_bytes: PositiveBytes | None = Field(default=None, alias="apple_unified_memory")
+    """GPU memory of Apple silicon; not set: detected."""

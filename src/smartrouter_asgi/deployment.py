@@ -1,0 +1,71 @@
+"""The values that say where a model can be served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an engine can do; asked instead of its class."""
+
+    chat: bool = True
+    completions: bool = True
+    embeddings: bool = True
+    tools: bool = True
+    vision: bool = True
+    json_schema: bool = True
+    can_load: bool = False
+    """`load` and `unload` bring a model into and out of memory."""
+    can_report_loaded: bool = False
+    """`running` tells which models are in memory."""
+    can_report_idle: bool = False
+    """`is_idle` tells whether the engine has stopped working."""
+    loads_on_demand: bool = False
+    """A first request may block while the engine loads the model by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One place that can serve a model: backend x upstream model id x limits."""
+
+    backend: str
+    model: str
+    """The id sent upstream, prefix included."""
+    vram_bytes: int | None = None
+    order: int = 1
+    weight: float = 1.0
+    max_parallel: int | None = None
+    gated: bool = False
+    """Whether it needs a lease on GPU memory."""
+
+    @property
+    def id(self) -> str:
+        """`backend/model`, the name used in logs, metrics and error lists."""
+        return f"{self.backend}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """A model as a backend lists it."""
+
+    id: str
+    created: int = 0
+    """Unix seconds; 0 when the engine does not tell."""
+    owned_by: str = ""
+    size_bytes: int | None = None
+    """Size of the weights on disk, where the engine tells."""
+    digest: str | None = None
+    capabilities: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model in the memory of an engine now."""
+
+    id: str
+    vram_bytes: int | None = None
+    """Bytes of GPU memory it holds, where the engine tells."""
+    size_bytes: int | None = None
+    """Bytes it holds in all; more than `vram_bytes` when part of it runs on the CPU."""
+    digest: str | None = None

@@ -1,0 +1,323 @@
+"""Dispatch: the terminal app that speaks to a backend and sends its answer back."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+
+import anyio
+
+from ._asgi import BodyLimits, at_the_edge, route_path
+from .backends.base import Backend, Upstream
+from .deployment import Deployment
+from .events import Observer, StreamFinished
+from .exceptions import (
+    AttemptError,
+    DeadlineExceededError,
+    FailureKind,
+    FramingError,
+    MethodNotAllowedError,
+    NotFoundError,
+    StackOrderError,
+)
+from .resilience.attempts import Attempt
+from .resilience.concurrency import ConcurrencyLimit
+from .resilience.deadline import Timeouts
+from .routing.plan import RoutePlan
+from .state import RequestState, find_state
+from .transport.watchdog import Watchdog
+from .types import Headers, Operation, Receive, Scope, Send
+from .wire.call import OPERATION_PATHS, Call, parse_call
+from .wire.errors import stream_error_event
+from .wire.stream import Piece, PieceKind
+
+MAX_HELD_BYTES = 64 * 1024
+DRAIN_S = 0.25  # how long to wait for the end of a stream that has said [DONE], so that its connection can be reused
+
+
+class BackendDispatch:
+    """The terminal app: opens the upstream, commits at its first real event, relays the rest.
+
+    `backends` maps names to adapters; the attempt in the scope says which one to use, else the plan's first candidate.
+    `inflight` counts the exchanges under way, by deployment id.
+    Alone, with one backend and no resolution outside, it takes the path's operation and sends the client's model name.
+
+    Before commit a failure raises `AttemptError` and nothing was sent. After it a failure becomes one
+    `data: {"error": ...}` event without `[DONE]`.
+    """
+
+    def __init__(
+        self,
+        backends: Mapping[str, Backend] | Backend,
+        *,
+        timeouts: Timeouts | None = None,
+        limits: Mapping[str, ConcurrencyLimit] | None = None,
+        body: BodyLimits | None = None,
+        inflight: Counter[str] | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self._backends = dict(backends) if isinstance(backends, Mapping) else {backends.name: backends}
+        self._timeouts = timeouts or Timeouts()
+        self._limits = limits or {}
+        self._body = body or BodyLimits()
+        self._observer = observer
+        self._inflight = Counter[str]() if inflight is None else inflight
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] != "http":
+            raise StackOrderError("BackendDispatch serves HTTP requests only")
+        state = find_state(scope)
+        if state is None or state.body is None:
+            await at_the_edge(self, scope, receive, send, limits=self._body)
+            return
+        attempt = self._attempt_of(state, scope)
+        state.bound(self._timeouts, scope)
+        call = state.call
+        if call is None:  # _attempt_of has made it, or has raised
+            raise StackOrderError("no call in the scope")
+        backend = self._backends[attempt.deployment.backend]
+        self._inflight[attempt.deployment.id] += 1
+        try:
+            await _Relay(self, state, attempt, call, backend, send).run()
+        finally:
+            self._inflight[attempt.deployment.id] -= 1
+
+    def _attempt_of(self, state: RequestState, scope: Scope) -> Attempt:
+        """Find the attempt to make: the resilience layer's, else one at the plan's first candidate."""
+        if state.attempt is not None:
+            return state.attempt
+        if state.plan is None:
+            state.call = parse_call(_operation(scope), state.body or b"")
+            if len(self._backends) != 1:
+                raise StackOrderError(
+                    "BackendDispatch with several backends needs ModelResolutionMiddleware outside of it"
+                )
+            deployment = Deployment(backend=next(iter(self._backends)), model=state.call.model)
+            state.plan = RoutePlan(model=state.call.model, candidates=(deployment,))
+        deployment = state.plan.candidates[0]
+        state.attempts = 1
+        operation = state.call.breaker_operation if state.call is not None else "chat"
+        state.attempt = Attempt(number=1, deployment=deployment, operation=operation, started=time.monotonic())
+        return state.attempt
+
+
+def _operation(scope: Scope) -> Operation:
+    operation = OPERATION_PATHS.get(route_path(scope).removeprefix("/v1"))
+    if operation is None:
+        raise NotFoundError(f"nothing is served at this path; try {', '.join('/v1' + p for p in OPERATION_PATHS)}")
+    if scope["method"] != "POST":
+        raise MethodNotAllowedError("this path takes POST only", allow=("POST",))
+    return operation
+
+
+class _Relay:
+    """One attempt on its way: everything that lives no longer than it."""
+
+    __slots__ = ("_attempt", "_backend", "_call", "_dispatch", "_done", "_held", "_send", "_state", "_watchdog")
+
+    def __init__(
+        self, dispatch: BackendDispatch, state: RequestState, attempt: Attempt, call: Call, backend: Backend, send: Send
+    ) -> None:
+        self._dispatch = dispatch
+        self._state = state
+        self._attempt = attempt
+        self._call = call
+        self._backend = backend
+        self._send = send
+        self._held = b""
+        self._done = False
+        """The engine has said all it had to say."""
+
+    async def run(self) -> None:
+        """Make the exchange; see `BackendDispatch`."""
+        state = self._state
+        with anyio.CancelScope() as scope:
+            self._watchdog = watchdog = Watchdog(scope, total_at=state.commit_by)
+            try:
+                async with self._slot():
+                    await self._exchange()
+            except (AttemptError, FramingError) as exc:
+                if not state.committed:
+                    if isinstance(exc, FramingError):
+                        raise self._broken(exc) from exc
+                    raise
+                if not self._done:
+                    await self._break_off(exc)
+            finally:
+                watchdog.close()
+        if watchdog.expired is not None and not self._done:
+            await self._timed_out(watchdog.expired)
+
+    def _slot(self) -> AbstractAsyncContextManager[None]:
+        limit = self._dispatch._limits.get(self._attempt.deployment.id) or self._dispatch._limits.get(
+            self._backend.name
+        )
+        return limit.slot() if limit is not None else nullcontext()
+
+    async def _exchange(self) -> None:
+        attempt, timeouts = self._attempt, self._dispatch._timeouts
+        attempt.start()
+        if self._call.stream:
+            cold = attempt.lease is None and self._backend.capabilities.loads_on_demand
+            self._watchdog.enter("first_token", timeouts.first_token_cold_s if cold else timeouts.first_token_s)
+        else:
+            self._watchdog.enter("total", float("inf"))
+        upstream = await self._backend.open(self._call, attempt.deployment)
+        try:
+            if self._call.stream:
+                await self._stream(upstream)
+            else:
+                await self._plain(upstream)
+        finally:
+            self._state.usage = upstream.usage
+            await upstream.aclose()
+
+    async def _plain(self, upstream: Upstream) -> None:
+        answer = await upstream.read()
+        self._first_token()
+        self._attempt.upstream_ended()
+        headers = self._headers(upstream, b"application/json")
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+        self._watchdog.enter("client_stall", self._dispatch._timeouts.client_stall_s)
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": answer.body})
+        self._done = True
+
+    async def _stream(self, upstream: Upstream) -> None:
+        async with aclosing(upstream.pieces()) as source:
+            async for pieces in source:
+                if not self._done:  # after [DONE] what follows only ends the transfer
+                    await self._forward(upstream, pieces)
+
+    async def _forward(self, upstream: Upstream, pieces: list[Piece]) -> None:
+        """Send on what one read has brought, held back until the engine has really begun."""
+        timeouts, watchdog = self._dispatch._timeouts, self._watchdog
+        data, kind = _gather(pieces)
+        if not self._state.committed:
+            if kind is PieceKind.ERROR:
+                raise _error_of(pieces)
+            self._held += data
+            if kind < PieceKind.CONTENT and len(self._held) < MAX_HELD_BYTES:
+                return
+            data, self._held = self._held, b""
+            watchdog.bound(self._state.deadline)
+            self._first_token()
+            watchdog.enter("client_stall", timeouts.client_stall_s)
+            await self._commit(upstream)
+        elif kind is not PieceKind.PING:
+            watchdog.enter("client_stall", timeouts.client_stall_s)
+        if kind is PieceKind.END:
+            await self._end(data)
+            return
+        if data:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if kind is PieceKind.ERROR:
+            raise _error_of(pieces)
+        if kind is not PieceKind.PING:
+            watchdog.enter("idle", timeouts.idle_s)
+
+    async def _commit(self, upstream: Upstream) -> None:
+        headers = self._headers(upstream, b"text/event-stream; charset=utf-8")
+        headers += [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def _end(self, data: bytes) -> None:
+        self._done = True
+        self._attempt.upstream_ended()
+        self._observe("ok")
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        self._watchdog.enter("drain", DRAIN_S)
+
+    def _first_token(self) -> None:
+        now = time.monotonic()
+        self._attempt.first_token_s = now - self._attempt.started
+        self._state.first_token_s = now - self._state.started
+        self._attempt.succeed()
+
+    def _headers(self, upstream: Upstream, content_type: bytes) -> Headers:
+        deployment = self._attempt.deployment
+        headers: Headers = [
+            (b"content-type", content_type),
+            (b"x-smartrouter-backend", header_value(deployment.backend)),
+            (b"x-smartrouter-model", header_value(deployment.model)),
+            (b"x-smartrouter-attempts", b"%d" % self._attempt.number),
+        ]
+        if upstream.ignored:
+            headers.append((b"x-smartrouter-ignored", header_value(", ".join(upstream.ignored))))
+        return headers
+
+    async def _break_off(self, exc: AttemptError | FramingError) -> None:
+        """Tell a client whose answer is committed that it broke; the body ends without `[DONE]`."""
+        self._done = True
+        neutral = isinstance(exc, AttemptError) and exc.kind not in (FailureKind.RESET, FailureKind.SERVER)
+        self._observe(exc.code, failed=not neutral)
+        self._attempt.upstream_ended(busy=isinstance(exc, AttemptError) and exc.engine_busy)
+        if not self._call.stream:
+            return  # a plain answer is sent in one piece: what broke is the client's side
+        event = stream_error_event(
+            message=exc.message, code=exc.code, type=getattr(exc, "type", None) or "upstream_error"
+        )
+        await self._send({"type": "http.response.body", "body": event, "more_body": False})
+
+    async def _timed_out(self, phase: str) -> None:
+        """Say what a clock that ran out means: an attempt's failure before commit, the stream's end after it."""
+        name = self._backend.name
+        if not self._state.committed:
+            if phase == "first_token":
+                raise AttemptError(
+                    f"backend '{name}' sent no token in time",
+                    kind=FailureKind.FIRST_TOKEN_TIMEOUT,
+                    status=504,
+                    code="first_token_timeout",
+                    type="timeout_error",
+                    engine_busy=True,
+                )
+            if self._state.commit_by >= self._state.started + self._dispatch._timeouts.total_s:
+                self._attempt.fail(FailureKind.SERVER)  # our own patience ended, not a client's shorter one
+            raise DeadlineExceededError(f"backend '{name}' had not answered when the request's time was up")
+        if phase == "client_stall":
+            self._attempt.upstream_ended(busy=True)
+            self._observe("client_stalled")
+            return  # nothing more can be sent: returning without a last message makes the server cut the connection
+        code, message = {
+            "idle": ("upstream_idle_timeout", f"backend '{name}' stopped sending in the middle of its answer"),
+            "total": ("stream_deadline", "the request's time was up before the answer was complete"),
+        }[phase]
+        await self._break_off(
+            AttemptError(message, kind=FailureKind.RESET, code=code, type="timeout_error", engine_busy=True)
+        )
+
+    def _broken(self, exc: FramingError) -> AttemptError:
+        return AttemptError(f"backend '{self._backend.name}': {exc.message}", kind=FailureKind.PROTOCOL, code=exc.code)
+
+    def _observe(self, outcome: str, *, failed: bool = False) -> None:
+        if outcome != "ok":
+            self._state.outcome = outcome
+        self._attempt.stream_ended(failed=failed)
+        observer = self._dispatch._observer
+        if observer is not None:
+            observer.on_event(
+                StreamFinished(backend=self._backend.name, operation=self._attempt.operation, outcome=outcome)
+            )
+
+
+def _gather(pieces: list[Piece]) -> tuple[bytes, PieceKind]:
+    """Join what one read has brought: its bytes, and the most telling kind among the pieces."""
+    if len(pieces) == 1:
+        return pieces[0].data, pieces[0].kind
+    return b"".join([piece.data for piece in pieces]), max(piece.kind for piece in pieces)
+
+
+def _error_of(pieces: list[Piece]) -> AttemptError:
+    error = pieces[-1].error
+    if error is None:
+        raise FramingError("the engine's stream broke off", code="upstream_truncated")
+    return error
+
+
+def header_value(text: str) -> bytes:
+    """Encode a name for a header: what no header may hold becomes `?`."""
+    return "".join(c if c.isprintable() else "?" for c in text).encode("latin-1", "replace")

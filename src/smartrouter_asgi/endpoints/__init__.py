@@ -1,0 +1,1 @@
+"""Everything that is not inference: models, health, metrics, admin."""

@@ -1,0 +1,121 @@
+"""`/metrics` in Prometheus text: the observer that counts, and what is read when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..events import AdmissionWaited, AttemptFinished, Event, ModelSwapped, RequestFinished
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+BREAKER_STATES = {"closed": 0, "half-open": 1, "open": 2}
+
+
+class Metrics:
+    """Counts what happens, in a registry of its own. Label values come from configuration or discovery only."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "smartrouter_requests_total",
+            "Requests by how they ended",
+            ["endpoint", "model", "backend", "outcome"],
+            registry=registry,
+        )
+        self._request_s = Histogram(
+            "smartrouter_request_seconds", "Whole requests", ["endpoint"], buckets=_SECONDS, registry=registry
+        )
+        self._first_token_s = Histogram(
+            "smartrouter_first_token_seconds", "Until the first token", ["backend"], buckets=_SECONDS, registry=registry
+        )
+        self._attempts = Counter(
+            "smartrouter_attempts_total",
+            "Attempts by how they ended",
+            ["backend", "operation", "outcome"],
+            registry=registry,
+        )
+        self._tokens = Counter("smartrouter_tokens_total", "Tokens", ["model", "backend", "kind"], registry=registry)
+        self._swaps = Counter("smartrouter_vram_swaps_total", "Loads by the gate", ["model"], registry=registry)
+        self._waits = Histogram(
+            "smartrouter_vram_wait_seconds", "Waits in the gate's queue", buckets=_SECONDS, registry=registry
+        )
+        self._disconnects = Counter(
+            "smartrouter_client_disconnects_total", "Clients that left before the end", registry=registry
+        )
+        self._breakers = Gauge(
+            "smartrouter_breaker_state",
+            "0 closed, 1 half-open, 2 open",
+            ["backend", "operation"],
+            registry=registry,
+        )
+        self._inflight = Gauge("smartrouter_inflight", "Exchanges under way", ["backend"], registry=registry)
+        self._queue = Gauge("smartrouter_queue_depth", "Requests in the gate's queue", ["model"], registry=registry)
+        self._vram = Gauge("smartrouter_vram_bytes", "GPU memory", ["device", "kind"], registry=registry)
+        self.on_scrape: list[Callable[[Metrics], None]] = []
+        """Called before each exposition, to set gauges from what is true now."""
+
+    def on_event(self, event: Event) -> None:
+        """Count one event."""
+        if isinstance(event, RequestFinished):
+            self._on_request(event)
+        elif isinstance(event, AttemptFinished):
+            self._attempts.labels(event.backend, event.operation, event.outcome).inc()
+        elif isinstance(event, ModelSwapped):
+            if event.action == "load":
+                self._swaps.labels(event.deployment).inc()
+        elif isinstance(event, AdmissionWaited):
+            self._waits.observe(event.seconds)
+
+    def _on_request(self, event: RequestFinished) -> None:
+        self._requests.labels(event.endpoint, event.model, event.backend, event.outcome).inc()
+        self._request_s.labels(event.endpoint).observe(event.duration_s)
+        if event.first_token_s is not None:
+            self._first_token_s.labels(event.backend).observe(event.first_token_s)
+        if event.prompt_tokens:
+            self._tokens.labels(event.model, event.backend, "prompt").inc(event.prompt_tokens)
+        if event.completion_tokens:
+            self._tokens.labels(event.model, event.backend, "completion").inc(event.completion_tokens)
+        if event.outcome == "client_disconnected":
+            self._disconnects.inc()
+
+    def set_breakers(self, states: Iterable[tuple[str, str, str]]) -> None:
+        """Set the breakers' gauges."""
+        for backend, operation, state in states:
+            self._breakers.labels(backend, operation).set(BREAKER_STATES[state])
+
+    def set_inflight(self, counts: Iterable[tuple[str, int]]) -> None:
+        """Set how many exchanges are under way, by backend."""
+        for backend, count in counts:
+            self._inflight.labels(backend).set(count)
+
+    def set_queue(self, depths: Iterable[tuple[str, int]]) -> None:
+        """Set the gate's queue depths; a model nobody waits for is not shown."""
+        self._queue.clear()
+        for model, depth in depths:
+            self._queue.labels(model).set(depth)
+
+    def set_vram(self, values: Iterable[tuple[str, str, int]]) -> None:
+        """Set bytes by device and kind."""
+        for device, kind, size in values:
+            self._vram.labels(device, kind).set(size)
+
+    def render(self) -> bytes:
+        """Return the exposition in text form."""
+        for update in self.on_scrape:
+            update(self)
+        return generate_latest(self.registry)
+
+
+def metrics_routes(metrics: Metrics) -> list[Route]:
+    """Return the route."""
+
+    async def expose(request: Request) -> Response:
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    return [Route("/metrics", expose, methods=["GET"])]

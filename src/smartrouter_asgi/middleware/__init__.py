@@ -1,0 +1,1 @@
+"""The layers as middlewares, each in its own module."""

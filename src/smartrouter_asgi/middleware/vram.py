@@ -1,0 +1,88 @@
+"""VRAM gating: a request enters the inner app only with a lease on GPU memory for its model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from .._asgi import BodyLimits, ReplayReceive, at_the_edge
+from ..deployment import Deployment
+from ..exceptions import AttemptError, DeadlineExceededError
+from ..resilience.attempts import Attempt, let_go
+from ..resilience.deadline import Timeouts
+from ..state import RequestState, find_state
+from ..types import ASGIApp, Receive, Scope, Send
+from ..vram.gate import VRAMGate
+
+
+class VRAMGateMiddleware:
+    """Asks the gate for a lease before the inner app is called, and gives it back when the engine has stopped working.
+
+    The deployment comes from `model_of(scope)` (None for requests that need no GPU), else from the attempt in the scope.
+    Deployments the gate does not cover pass straight through.
+
+    A client that leaves, or an attempt that went silent, leaves the lease draining. Raises `AdmissionError`s (503).
+    """
+
+    starts_attempts = True
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        gate: VRAMGate,
+        model_of: Callable[[Scope], Deployment | None] | None = None,
+        timeouts: Timeouts | None = None,
+        body: BodyLimits | None = None,
+    ) -> None:
+        self.app = app
+        self._gate = gate
+        self._model_of = model_of
+        self._timeouts = timeouts or Timeouts()
+        self._body = body or BodyLimits()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state = find_state(scope)
+        if state is None or state.body is None:
+            await at_the_edge(self, scope, receive, send, limits=self._body)
+            return
+        attempt = state.attempt
+        deployment = self._deployment(state, attempt, scope)
+        if deployment is None or not self._gate.covers(deployment):
+            if attempt is not None:
+                attempt.start()
+            await self.app(scope, receive, send)
+            return
+        state.bound(self._timeouts, scope)
+        lease = attempt.lease if attempt is not None else None
+        if lease is None:
+            lease = await self._gate.admit(deployment, deadline=state.commit_by)
+        if attempt is None:
+            attempt = state.attempt = Attempt(number=1, deployment=deployment, started=time.monotonic())
+            state.attempts = 1
+        attempt.lease = lease
+        try:
+            attempt.start()
+            await self.app(scope, ReplayReceive(state.body, state), send)
+        except AttemptError as exc:
+            if not attempt.keeps_lease:
+                let_go(lease, busy=exc.engine_busy)
+            raise
+        except Exception as exc:
+            let_go(lease, busy=isinstance(exc, DeadlineExceededError))
+            raise
+        except BaseException:  # cancelled: the client has left, the engine may not know yet
+            lease.drain()
+            raise
+        lease.release()
+
+    def _deployment(self, state: RequestState, attempt: Attempt | None, scope: Scope) -> Deployment | None:
+        if self._model_of is not None:
+            return self._model_of(scope)
+        if attempt is not None:
+            return attempt.deployment
+        return state.plan.candidates[0] if state.plan is not None else None

@@ -1,0 +1,52 @@
+"""Those who are told what happens: the log, and several observers as one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from .events import BreakerChanged, Event, ModelSwapped, Observer, RequestFinished
+
+logger = logging.getLogger("smartrouter_asgi.requests")
+
+
+class LoggingObserver:
+    """One INFO line for each request, one for each swap; breakers that open are warnings. No prompt, no key, no URL."""
+
+    def on_event(self, event: Event) -> None:
+        """Log one event."""
+        if isinstance(event, RequestFinished):
+            if event.endpoint != "other" and logger.isEnabledFor(logging.INFO):
+                logger.info(
+                    "%s %s %s -> %s %d %s attempts=%d %.3fs tokens=%d+%d",
+                    event.request_id,
+                    event.endpoint,
+                    event.model,
+                    event.backend,
+                    event.status,
+                    event.outcome,
+                    event.attempts,
+                    event.duration_s,
+                    event.prompt_tokens,
+                    event.completion_tokens,
+                )
+        elif isinstance(event, BreakerChanged):
+            level = logging.WARNING if event.state == "open" else logging.INFO
+            logger.log(level, "breaker of %s/%s is %s", event.backend, event.operation, event.state)
+        elif isinstance(event, ModelSwapped):
+            logger.info("gate: %s %s took %.1fs", event.action, event.deployment, event.seconds)
+
+
+class Observers:
+    """Several observers as one. One that raises is logged and spoils neither the others nor the traffic."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def on_event(self, event: Event) -> None:
+        """Tell all of them."""
+        for observer in self._observers:
+            try:
+                observer.on_event(event)
+            except Exception:
+                logger.exception("an observer failed on %s", type(event).__name__)

@@ -1,0 +1,87 @@
+"""Retry budgets: what keeps retries from turning one dead backend into a storm."""
+
+from __future__ import annotations
+
+import math
+
+from ..exceptions import ConfigurationError
+
+_ONE = 1 - 1e-9
+"""One token: five deposits of a fifth make one, whatever their floating-point sum."""
+
+
+class RetryBudget:
+    """Grants at most `ratio` x deposits + `reserve` + `refill_per_s` x elapsed retries, over any stretch of time.
+
+    Deposits pile up to `earned_max` tokens above the reserve; time refills the reserve only.
+    """
+
+    __slots__ = ("_earned_max", "_ratio", "_refill_per_s", "_reserve", "_seen", "_tokens")
+
+    def __init__(
+        self, *, ratio: float = 0.2, reserve: float = 10.0, refill_per_s: float = 1.0, earned_max: float = 100.0
+    ) -> None:
+        if not all(math.isfinite(value) and value >= 0 for value in (ratio, reserve, refill_per_s, earned_max)):
+            raise ConfigurationError("retry.budget: ratio and reserve must be finite numbers, 0 or more")
+        self._ratio = ratio
+        self._reserve = reserve
+        self._refill_per_s = refill_per_s
+        self._earned_max = earned_max
+        self._tokens = reserve
+        self._seen: float | None = None
+
+    def tokens(self, now: float) -> float:
+        """How many retries it would grant now."""
+        self._refill(now)
+        return self._tokens
+
+    def deposit(self, now: float) -> None:
+        """Take note of one request; a client's own retry earns nothing and is not deposited."""
+        self._refill(now)
+        self._tokens = min(self._reserve + self._earned_max, self._tokens + self._ratio)
+
+    def withdraw(self, now: float) -> bool:
+        """Pay for one retry, or return False and take nothing."""
+        self._refill(now)
+        if self._tokens < _ONE:
+            return False
+        self._tokens = max(0.0, self._tokens - 1)
+        return True
+
+    def _refill(self, now: float) -> None:
+        if self._seen is not None and now > self._seen and self._tokens < self._reserve:
+            self._tokens = min(self._reserve, self._tokens + (now - self._seen) * self._refill_per_s)
+        if self._seen is None or now > self._seen:
+            self._seen = now
+
+
+class BudgetBoard:
+    """One budget per backend and one for all of them together; a retry is paid from both or from none."""
+
+    def __init__(self, *, ratio: float = 0.2, reserve: float = 10.0, refill_per_s: float = 1.0) -> None:
+        self._ratio = ratio
+        self._reserve = reserve
+        self._refill_per_s = refill_per_s
+        self._total = self._open()
+        self._backends: dict[str, RetryBudget] = {}
+
+    def deposit(self, backend: str, now: float) -> None:
+        """Take note of one request first sent to `backend`; the name comes from configuration."""
+        self._of(backend).deposit(now)
+        self._total.deposit(now)
+
+    def withdraw(self, backend: str, now: float) -> bool:
+        """Pay for one retry at `backend`, or return False and take nothing."""
+        own = self._of(backend)
+        if own.tokens(now) < _ONE or self._total.tokens(now) < _ONE:
+            return False
+        return own.withdraw(now) and self._total.withdraw(now)
+
+    def _of(self, backend: str) -> RetryBudget:
+        budget = self._backends.get(backend)
+        if budget is None:
+            budget = self._backends[backend] = self._open()
+        return budget
+
+    def _open(self) -> RetryBudget:
+        return RetryBudget(ratio=self._ratio, reserve=self._reserve, refill_per_s=self._refill_per_s)

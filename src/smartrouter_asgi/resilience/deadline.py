@@ -1,0 +1,38 @@
+"""The clocks of a request: how long each phase may take, and the one instant that bounds them all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..types import Headers
+
+_CLIENT_HEADERS = frozenset({b"x-stainless-read-timeout", b"x-litellm-timeout"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Limits in seconds. `connect` and `total` bound every request, the others streams only."""
+
+    connect_s: float = 5.0
+    first_token_s: float = 120.0
+    """From admission to the first content event."""
+    first_token_cold_s: float = 300.0
+    """The same while the engine may be loading the model."""
+    idle_s: float = 60.0
+    client_stall_s: float = 60.0
+    total_s: float = 600.0
+
+
+def client_timeout_s(headers: Headers) -> float:
+    """Return how long the client says it will wait, `inf` when it does not say or says something absurd."""
+    bound = math.inf
+    for name, value in headers:
+        if name.lower() in _CLIENT_HEADERS and len(value) <= 32:
+            try:
+                seconds = float(value)
+            except ValueError:
+                continue
+            if 0 < seconds < bound:
+                bound = seconds
+    return bound

@@ -1,0 +1,184 @@
+"""Discovery: the catalog made of what is configured and what the backends list, refreshed on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from ..deployment import Deployment, ModelInfo
+from ..exceptions import NoBackendError, SmartRouterError
+from ..types import Clock
+from .catalog import Catalog, ModelGroup
+
+logger = logging.getLogger("smartrouter_asgi.discovery")
+
+MISS_TTL_S = 1.0  # how old a list may be when it is the reason for a 404
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscoverySource:
+    """One backend as discovery sees it."""
+
+    backend: str
+    list_models: Callable[[], Awaitable[Sequence[ModelInfo]]]
+    deploy: Callable[[str], Deployment]
+    """Makes the deployment of a listed upstream id."""
+    prefix: str = ""
+    """Taken off a listed id to make the name that clients use."""
+
+
+@dataclass(slots=True)
+class Listing:
+    """What one backend listed last. A failure keeps the list and says so."""
+
+    models: tuple[ModelInfo, ...] = ()
+    listed_at: float | None = None
+    tried_at: float | None = None
+    error: SmartRouterError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscoveryRules:
+    """Which listed ids become models, and how long a list is good for."""
+
+    enabled: bool = True
+    ttl_s: float = 30.0
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def takes(self, name: str) -> bool:
+        """Tell whether an id passes the globs."""
+        return any(fnmatch.fnmatchcase(name, g) for g in self.include) and not any(
+            fnmatch.fnmatchcase(name, g) for g in self.exclude
+        )
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Discovery:
+    """A `CatalogSource` over several backends; one that hangs delays nobody who asks for another's model."""
+
+    sources: Sequence[DiscoverySource]
+    configured: Callable[[], Sequence[ModelGroup]] = tuple
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    rules: DiscoveryRules = field(default_factory=DiscoveryRules)
+    clock: Clock = time.monotonic
+    _listings: dict[str, Listing] = field(default_factory=dict)
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _catalog: Catalog = field(default_factory=Catalog)
+
+    def __post_init__(self) -> None:
+        self._listings = {source.backend: Listing() for source in self.sources}
+        self._catalog = build_catalog(self.configured(), self.aliases, self.sources, self._listings, self.rules)
+
+    def current(self) -> Catalog:
+        """Return the catalog; one that has grown old is refreshed in the background."""
+        if self.rules.enabled:
+            now = self.clock()
+            for source in self.sources:
+                tried_at = self._listings[source.backend].tried_at
+                if tried_at is not None and now - tried_at > self.rules.ttl_s:
+                    self._refresh(source)
+        return self._catalog
+
+    async def refreshed(self, name: str) -> Catalog:
+        """Ask every backend that was not asked just now; return as soon as one of them has the name."""
+        pending = self._refresh_older_than(MISS_TTL_S)
+        while pending and self._catalog.find(name) is None:
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        return self._catalog
+
+    async def refresh(self, *, max_age_s: float | None = None) -> Catalog:
+        """Ask every backend whose list is older than `max_age_s` (default: the TTL) and wait for all of them."""
+        pending = self._refresh_older_than(self.rules.ttl_s if max_age_s is None else max_age_s)
+        if pending:
+            await asyncio.wait(pending)
+        return self._catalog
+
+    def why_missing(self, name: str) -> SmartRouterError | None:
+        """A backend that never listed anything may have it: then the answer is 503, not 404."""
+        silent = [backend for backend, listing in self._listings.items() if listing.error and listing.listed_at is None]
+        if not silent:
+            return None
+        names = ", ".join(f"'{backend}'" for backend in silent)
+        return NoBackendError(
+            f"the model may be served by {names}, which cannot be asked now: {self._listings[silent[0]].error}",
+            retry_after_s=2.0,
+        )
+
+    def ages(self) -> dict[str, float | None]:
+        """Return how old each backend's list is, in seconds; None when there was none yet."""
+        now = self.clock()
+        return {b: None if x.listed_at is None else now - x.listed_at for b, x in self._listings.items()}
+
+    async def aclose(self) -> None:
+        """Stop what is under way."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _refresh_older_than(self, max_age_s: float) -> set[asyncio.Task[None]]:
+        if not self.rules.enabled:
+            return set()
+        now = self.clock()
+        pending = set()
+        for source in self.sources:
+            tried_at = self._listings[source.backend].tried_at
+            if tried_at is None or now - tried_at > max_age_s or source.backend in self._tasks:
+                pending.add(self._refresh(source))
+        return pending
+
+    def _refresh(self, source: DiscoverySource) -> asyncio.Task[None]:
+        """Start asking one backend, or join the asking under way; a request that leaves ends nothing."""
+        task = self._tasks.get(source.backend)
+        if task is None or task.done():
+            task = asyncio.get_running_loop().create_task(self._ask(source))
+            self._tasks[source.backend] = task
+        return task
+
+    async def _ask(self, source: DiscoverySource) -> None:
+        listing = self._listings[source.backend]
+        try:
+            models = await source.list_models()
+        except SmartRouterError as exc:
+            if listing.error is None:
+                logger.warning("%s; its models stay as they were last known", exc)
+            listing.error = exc
+        else:
+            listing.models = tuple(models)
+            listing.listed_at = self.clock()
+            listing.error = None
+        finally:
+            listing.tried_at = self.clock()
+            self._tasks.pop(source.backend, None)
+        self._catalog = build_catalog(self.configured(), self.aliases, self.sources, self._listings, self.rules)
+
+
+def build_catalog(
+    configured: Iterable[ModelGroup],
+    aliases: Mapping[str, str],
+    sources: Sequence[DiscoverySource],
+    listings: Mapping[str, Listing],
+    rules: DiscoveryRules,
+) -> Catalog:
+    """Make the snapshot: configured names win, an id listed by several backends has a deployment at each."""
+    models = {group.name: group for group in configured}
+    found: dict[str, list[tuple[ModelInfo, Deployment]]] = {}
+    for source in sources:
+        for info in listings[source.backend].models:
+            name = info.id.removeprefix(source.prefix) or info.id
+            if name not in models and rules.takes(name):
+                found.setdefault(name, []).append((info, source.deploy(info.id)))
+    for name, entries in found.items():
+        models[name] = ModelGroup(
+            name=name,
+            deployments=tuple(dict.fromkeys(deployment for _, deployment in entries)),
+            info=entries[0][0],
+            discovered=True,
+        )
+    return Catalog(models=MappingProxyType(models), aliases=MappingProxyType(dict(aliases)))

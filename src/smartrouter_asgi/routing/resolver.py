@@ -1,0 +1,66 @@
+"""Resolution: a name and a catalog make a route plan. Pure; chance and load come in as arguments."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from ..deployment import Deployment
+from ..exceptions import ModelNotFoundError
+from ..types import Random
+from .catalog import Catalog, ModelGroup
+from .plan import RoutePlan
+
+Load: TypeAlias = Callable[[str, Deployment], float]
+"""How busy a deployment is, or how slow, under a balance (`least_busy`, `latency`): smaller is better."""
+
+_NAME = re.compile(r"[\w.:/@+-]{1,200}")
+
+
+def resolve(name: str, catalog: Catalog, *, random: Random, load: Load | None = None) -> RoutePlan | None:
+    """Resolve a model name to candidates in the order to try; None when the catalog does not know it.
+
+    Deployments of the model come first, tier by tier (`order`), each tier ordered by its balance; then those of the
+    models it falls back to, in the order named.
+    """
+    if not _NAME.fullmatch(name):
+        return None
+    group = catalog.find(name)
+    if group is None:
+        return None
+    candidates = list(_ordered(group, random, load))
+    for fallback in group.fallbacks:
+        other = catalog.find(fallback)
+        if other is not None:
+            candidates += [d for d in _ordered(other, random, load) if d not in candidates]
+    return RoutePlan(model=group.name, candidates=tuple(candidates))
+
+
+def not_found(name: str, catalog: Catalog) -> ModelNotFoundError:
+    """Return the 404 for an unknown name, with near names that exist."""
+    shown = name if _NAME.fullmatch(name) else repr(name[:60])
+    near = difflib.get_close_matches(name[:200], catalog.names, n=3, cutoff=0.5)
+    if near:
+        hint = f"did you mean {', '.join(repr(n) for n in near)}? GET /v1/models lists them all"
+    elif catalog.names:
+        hint = "GET /v1/models lists the models there are"
+    else:
+        hint = "no model is configured or discovered yet"
+    return ModelNotFoundError(f"the model '{shown}' does not exist here: {hint}", param="model")
+
+
+def _ordered(group: ModelGroup, random: Random, load: Load | None) -> Sequence[Deployment]:
+    deployments = group.deployments
+    if len(deployments) == 1:
+        return deployments
+    if group.balance == "weighted" or load is None:
+        # Efraimidis-Spirakis: sorting by u**(1/w) draws without replacement in proportion to the weights.
+        return sorted(deployments, key=lambda d: (d.order, -_draw(d.weight, random)))
+    return sorted(deployments, key=lambda d: (d.order, load(group.balance, d), random()))
+
+
+def _draw(weight: float, random: Random) -> float:
+    return math.pow(random() or 1e-12, 1.0 / weight) if weight > 0 else 0.0

@@ -1,0 +1,1 @@
+"""The one place that knows an HTTP client library, and the framing of streams."""

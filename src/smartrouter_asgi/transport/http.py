@@ -1,0 +1,59 @@
+"""What the rest of the package needs of an HTTP client, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..types import Headers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HTTPRequest:
+    """One request to an upstream. `headers` are raw pairs and hold nothing that the client sent."""
+
+    backend: str
+    """Name for messages; the URL never appears in one."""
+    method: str
+    url: str
+    headers: Headers = field(default_factory=list, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+class HTTPAnswer(Protocol):
+    """An upstream's answer, its body not yet read."""
+
+    status: int
+    headers: Headers
+
+    async def read(self, limit: int) -> bytes:
+        """Read the whole body, at most `limit` bytes. Raises `AttemptError` (502) when it breaks or is larger."""
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it arrives. Raises `AttemptError` of kind `RESET` when the connection breaks."""
+
+    async def aclose(self) -> None:
+        """Give the connection back, or close it when the body was not read to its end. Safe to call twice."""
+
+
+class Transport(Protocol):
+    """Opens requests. Calls must be cancelled by anyio scopes; a connection under way is then closed."""
+
+    async def open(self, request: HTTPRequest) -> HTTPAnswer:
+        """Send a request and wait for the head of its answer.
+
+        Raises `AttemptError` of kind `CONNECT` when nothing was sent, `STALE` when a reused connection was found dead,
+        `RESET` or `PROTOCOL` otherwise.
+        """
+
+    async def aclose(self) -> None:
+        """Close every connection that this transport owns."""
+
+
+def header(headers: Headers, name: bytes) -> bytes | None:
+    """Return the first value of a header; names are lower case."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None

@@ -1,0 +1,187 @@
+"""The transport over httpx: the only module that imports it.
+
+httpx 0.28 loses connections when a request is cancelled by other means than an anyio scope, or while its pool is at its
+limit (encode/httpcore#1093). So the pool is unlimited here (limits on concurrency stand in front of it), and whoever
+calls in cancels by anyio scopes only.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+import httpx
+
+from ..exceptions import AttemptError, FailureKind
+from ..types import Headers
+from .http import HTTPRequest
+
+KEEPALIVE_EXPIRY_S = 4.0  # below the 5 s after which uvicorn and llama.cpp close an idle connection
+
+
+class HttpxTransport:
+    """Speaks HTTP/1.1 through an `httpx.AsyncClient`, its own or one it was given (which it never closes)."""
+
+    def __init__(self, client: httpx.AsyncClient | None = None, *, connect_timeout_s: float = 5.0) -> None:
+        self._owns_client = client is None
+        self._client = client
+        self._timeout = httpx.Timeout(None, connect=connect_timeout_s)
+
+    async def open(self, request: HTTPRequest) -> HttpxAnswer:
+        """Send a request and wait for the head of its answer; see `Transport.open`."""
+        client = self._client
+        if client is None:
+            client = self._client = self._new_client()
+        trace = _Trace()
+        try:
+            # Built by hand: `client.build_request` would add headers, and cookies an earlier answer had set.
+            sent = httpx.Request(
+                request.method,
+                request.url,
+                headers=request.headers,
+                content=request.body or None,
+                extensions={"timeout": self._timeout.as_dict(), "trace": trace},
+            )
+            response = await client.send(sent, stream=True, follow_redirects=False, auth=None)
+        except httpx.HTTPError as exc:
+            raise to_attempt_error(exc, request.backend, reused=not trace.connected) from exc
+        except (httpx.InvalidURL, ssl.SSLError, OSError, ExceptionGroup) as exc:
+            raise _connect_error(request.backend, exc) from exc
+        return HttpxAnswer(response, request.backend)
+
+    async def aclose(self) -> None:
+        """Close the connections, unless the client was handed in."""
+        client, self._client = (self._client, None) if self._owns_client else (None, self._client)
+        if client is not None:
+            await client.aclose()
+
+    def _new_client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            trust_env=False,
+            follow_redirects=False,
+            timeout=self._timeout,
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=100, keepalive_expiry=KEEPALIVE_EXPIRY_S
+            ),
+        )
+
+
+class HttpxAnswer:
+    """An answer under way."""
+
+    __slots__ = ("_backend", "_response", "headers", "status")
+
+    def __init__(self, response: httpx.Response, backend: str) -> None:
+        self._response = response
+        self._backend = backend
+        self.status = response.status_code
+        self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
+
+    async def read(self, limit: int) -> bytes:
+        """Read the whole body; see `HTTPAnswer.read`."""
+        parts: list[bytes] = []
+        size = 0
+        async with aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > limit:
+                    raise AttemptError(
+                        f"backend '{self._backend}' sent an answer over {limit} bytes",
+                        kind=FailureKind.PROTOCOL,
+                        code="upstream_protocol",
+                    )
+                parts.append(chunk)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it arrives; see `HTTPAnswer.chunks`."""
+        try:
+            if self._response.is_stream_consumed:  # a mock's body, already in memory
+                yield self._response.content
+                return
+            async for chunk in self._response.aiter_raw():
+                yield chunk
+        except httpx.HTTPError as exc:
+            raise to_attempt_error(exc, self._backend, reused=False) from exc
+
+    async def aclose(self) -> None:
+        """Close the exchange, shielded so that a cancelled request still frees its socket."""
+        with anyio.CancelScope(shield=True):
+            await self._response.aclose()
+
+
+class _Trace:
+    """Learns from httpcore's trace whether the request travels on a new connection."""
+
+    __slots__ = ("connected",)
+
+    def __init__(self) -> None:
+        self.connected = False
+
+    async def __call__(self, name: str, info: dict[str, Any]) -> None:
+        if name.startswith("connection.connect"):
+            self.connected = True
+
+
+def to_attempt_error(exc: httpx.HTTPError, backend: str, *, reused: bool) -> AttemptError:
+    """Map an httpx error to the failure it means; the text names the backend, never its URL."""
+    if isinstance(exc, httpx.ConnectTimeout):
+        return AttemptError(
+            f"backend '{backend}' did not accept the connection in time",
+            kind=FailureKind.CONNECT,
+            status=504,
+            code="upstream_connect_timeout",
+            type="timeout_error",
+        )
+    if isinstance(exc, (httpx.ConnectError, httpx.PoolTimeout, httpx.UnsupportedProtocol)):
+        return _connect_error(backend, exc)
+    if isinstance(exc, (httpx.ReadError, httpx.WriteError, httpx.CloseError)) or (
+        isinstance(exc, httpx.RemoteProtocolError) and "disconnected" in str(exc)
+    ):
+        return AttemptError(
+            f"backend '{backend}' closed the connection before it had answered",
+            kind=FailureKind.STALE if reused else FailureKind.RESET,
+            code="upstream_disconnected",
+        )
+    if isinstance(exc, httpx.RemoteProtocolError) and "peer closed" in str(exc):
+        return AttemptError(
+            f"backend '{backend}' closed the connection in the middle of its answer",
+            kind=FailureKind.RESET,
+            code="upstream_disconnected",
+        )
+    if isinstance(exc, httpx.TimeoutException):
+        return AttemptError(
+            f"backend '{backend}' did not answer in time",
+            kind=FailureKind.FIRST_TOKEN_TIMEOUT,
+            status=504,
+            code="first_token_timeout",
+            type="timeout_error",
+            engine_busy=True,
+        )
+    return AttemptError(
+        f"backend '{backend}' does not speak HTTP as it should",
+        kind=FailureKind.PROTOCOL,
+        code="upstream_protocol",
+    )
+
+
+def _connect_error(backend: str, exc: BaseException) -> AttemptError:
+    reason = "its TLS handshake failed" if _is_tls(exc) else "nothing accepts connections at its address"
+    return AttemptError(
+        f"backend '{backend}' cannot be reached: {reason}",
+        kind=FailureKind.CONNECT,
+        status=503,
+        code="no_backend",
+        type="service_unavailable",
+    )
+
+
+def _is_tls(exc: BaseException | None) -> bool:
+    while exc is not None:
+        if isinstance(exc, ssl.SSLError):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False

@@ -1,0 +1,295 @@
+"""The gate as requests see it: it carries out what the scheduler decides and reports back.
+
+Loads, unloads, questions to the engines and polls are tasks of the gate, never of a request: a client that leaves ends
+none of them. Between two awaits everything is synchronous, so there is no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import time
+from collections import deque
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, assert_never
+
+from ..events import AdmissionWaited, ModelSwapped
+from ..exceptions import SmartRouterError, VRAMExhaustedError
+from . import refusals
+from .draining import DrainWatch
+from .effects import Grant, Reject, StartLoad, StartReconcile, StartUnload
+from .engines import Engines
+from .lease import Lease
+from .ledger import VRAMLedger
+from .names import ModelKey
+from .policy import GatePolicy
+from .scheduler import Scheduler
+from .snapshot import GateSnapshot, snapshot_of
+from .tasks import OwnTasks, error_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ..deployment import Deployment
+    from ..events import Event, Observer
+    from ..types import Clock
+    from .effects import Effect
+    from .engines import Answers
+    from .lifecycle import ModelLifecycle
+
+
+class VRAMGate:
+    """Lets a request through with a lease on GPU memory for its model; queues, loads and evicts as the policy says.
+
+    `lifecycles` by backend name. `budget_bytes` None: unknown, and `policy.unknown` says what that means. One event
+    loop at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget_bytes: int | None,
+        lifecycles: Mapping[str, ModelLifecycle],
+        policy: GatePolicy | None = None,
+        clock: Clock = time.monotonic,
+        observer: Observer | None = None,
+    ) -> None:
+        self.policy = policy = policy or GatePolicy()
+        self._known = budget_bytes is not None
+        self._active = self._known or policy.unknown == "closed"
+        self._clock = clock
+        self._observer = observer
+        ledger = VRAMLedger(
+            budget_bytes or 0, default_estimate_bytes=policy.default_estimate_bytes, pinned=policy.pinned
+        )
+        self._scheduler = Scheduler(ledger, policy)
+        self._tickets = count(1)
+        self._waiting: dict[int, asyncio.Future[Lease]] = {}
+        self._engines = Engines(lifecycles, policy)
+        self._tasks = OwnTasks()
+        self._drains = DrainWatch(self._engines, tasks=self._tasks, grace_s=policy.release_grace_s, clock=clock)
+        self._unloads: dict[ModelKey, asyncio.Task[None]] = {}
+        self._question: asyncio.Task[Answers] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    # -- admission
+
+    def covers(self, deployment: Deployment) -> bool:
+        """Whether a request to this deployment needs a lease from this gate."""
+        return deployment.gated and deployment.backend in self._engines and self._active
+
+    async def admit(self, deployment: Deployment, *, deadline: float = math.inf) -> Lease:
+        """Return a lease once the model is in memory; at once for a resident one, or one that is not covered.
+
+        `deadline` is on the gate's clock. Raises `AdmissionError` (503) when the model cannot get in, `AttemptError`
+        when its load failed. Cancelled, it leaves the queue and keeps nothing.
+        """
+        key = ModelKey(deployment.backend, deployment.model)
+        if not self.covers(deployment):
+            return Lease(key, None)
+        if self._closing:
+            raise refusals.stopping()
+        now = self._clock()
+        taken = self._scheduler.take(key, now=now)
+        if taken is not None:
+            return Lease(taken, self)
+        if not self._known:
+            raise VRAMExhaustedError("how much GPU memory there is is not known", retry_after_s=self.policy.max_wait_s)
+        return await self._queue(deployment, key, deadline, now)
+
+    async def _queue(self, deployment: Deployment, key: ModelKey, deadline: float, now: float) -> Lease:
+        self._tasks.sweep()
+        ticket = next(self._tickets)
+        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = future
+        outcome = "left"
+        try:
+            effects = self._scheduler.request(
+                key, ticket=ticket, now=now, deadline=deadline, declared_bytes=deployment.vram_bytes
+            )
+            self._apply(effects, now)
+            lease = await future
+            outcome = "admitted"
+            return lease
+        except SmartRouterError as error:
+            outcome = error.code
+            raise
+        except asyncio.CancelledError:
+            self._leave(ticket, future)
+            raise
+        finally:
+            self._waiting.pop(ticket, None)
+            self._tell(AdmissionWaited(deployment=deployment.id, seconds=self._clock() - now, outcome=outcome))
+
+    def _leave(self, ticket: int, future: asyncio.Future[Lease]) -> None:
+        """Forget a cancelled waiter, and return the grant that raced with the cancellation."""
+        now = self._clock()
+        if future.done() and not future.cancelled() and future.exception() is None:
+            future.result().release()
+        else:
+            self._apply(self._scheduler.cancel(ticket, now=now), now)
+
+    # -- leases
+
+    def take_back(self, lease: Lease) -> None:
+        """Count a lease as released; called by the lease, once."""
+        now = self._clock()
+        effects = self._scheduler.released(lease.key, now=now, drained=lease.draining)
+        if effects or self._waiting:
+            self._apply(effects, now)
+
+    def watch(self, lease: Lease) -> None:
+        """Release a lease once its engine is idle or the grace has passed; called by the lease, once."""
+        self._scheduler.draining(lease.key)
+        self._drains.add(lease)
+
+    # -- the operator's words
+
+    async def load(self, deployment: Deployment) -> None:
+        """Bring a model into memory as a request for it would; raises what `admit` raises."""
+        if self.covers(deployment):
+            (await self.admit(deployment)).release()
+        elif deployment.backend in self._engines:
+            await self._engines.load(ModelKey(deployment.backend, deployment.model))
+
+    async def unload(self, deployment: Deployment) -> bool:
+        """Take a model out of memory, pinned or not; False when it was not there.
+
+        Raises `AdmissionError` (503 model_in_use) while it is used, `AttemptError` when the engine keeps it.
+        """
+        key = ModelKey(deployment.backend, deployment.model)
+        if deployment.backend not in self._engines:
+            return False
+        if not self._known:
+            await self._engines.unload(key)
+            return True
+        await self.reconcile()
+        now = self._clock()
+        key = self._scheduler.ledger.names.canonical(key)
+        self._apply(self._scheduler.unload(key, now=now), now)
+        task = self._unloads.get(key)
+        if task is None:
+            return False
+        await asyncio.wait({task})
+        error = error_of(task)
+        if error is not None:
+            raise refusals.failed(key, error, verb="unloaded")
+        return True
+
+    def pin(self, deployment: Deployment) -> None:
+        """Keep a model from being evicted, loaded or not."""
+        now = self._clock()
+        self._apply(self._scheduler.pin(ModelKey(deployment.backend, deployment.model), now=now), now)
+
+    def unpin(self, deployment: Deployment) -> None:
+        """Let a model be evicted again."""
+        now = self._clock()
+        self._apply(self._scheduler.unpin(ModelKey(deployment.backend, deployment.model), now=now), now)
+
+    def tell_digests(self, backend: str, digests: Mapping[str, str]) -> None:
+        """Take the models (name to digest) of one backend with equal digests for one resident."""
+        self._scheduler.tell_digests(backend, digests)
+
+    # -- what is going on
+
+    def queue_depths(self) -> dict[str, int]:
+        """Return how many requests wait, by deployment id."""
+        return {key.id: depth for key, depth in self._scheduler.queue.depths().items()}
+
+    def snapshot(self) -> GateSnapshot:
+        """Return the gate's state as one frozen value."""
+        now = self._clock()
+        return snapshot_of(self._scheduler, now=now) if self._known else GateSnapshot(at=now, budget_bytes=None)
+
+    async def reconcile(self, *, force: bool = False) -> None:
+        """Ask the engines what they have loaded, unless that is known freshly or being asked; never raises."""
+        now = self._clock()
+        if not self._known or (self._scheduler.freshness.is_fresh(now) and not force):
+            return
+        self._apply(self._scheduler.refresh(), now)
+        if self._question is not None:
+            await asyncio.wait({self._question})
+
+    async def aclose(self) -> None:
+        """Send the waiters away (503 gateway_draining), cancel the gate's tasks and wait for their end.
+
+        The gate can be used again afterwards, as by a host that enters its lifespan twice.
+        """
+        self._closing = True
+        try:
+            self._apply(self._scheduler.dismiss(), self._clock())
+            await self._tasks.aclose()
+        finally:
+            self._closing = False
+
+    # -- effects
+
+    def _apply(self, effects: Iterable[Effect], now: float) -> None:
+        """Carry out effects, and the effects of a grant nobody waits for any more; then set the timer."""
+        pending = deque(effects)
+        while pending:
+            effect = pending.popleft()
+            match effect:
+                case Grant(ticket=ticket, key=key):
+                    future = self._waiting.get(ticket)
+                    if future is None or future.done():
+                        pending.extend(self._scheduler.released(key, now=now))
+                    else:
+                        future.set_result(Lease(key, self))
+                case Reject(ticket=ticket, error=error):
+                    future = self._waiting.get(ticket)
+                    if future is not None and not future.done():
+                        future.set_exception(error)
+                case StartLoad(key=key):
+                    self._tasks.start(self._engines.load(key), partial(self._loaded, key, now))
+                case StartUnload(key=key):
+                    self._unloads[key] = self._tasks.start(self._engines.unload(key), partial(self._unloaded, key, now))
+                case StartReconcile():
+                    self._question = self._tasks.start(self._engines.ask(), partial(self._answered, now))
+                case _:
+                    assert_never(effect)
+        self._set_timer(now)
+
+    def _set_timer(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wakeup = self._scheduler.next_wakeup(now=now)
+        if wakeup < math.inf:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(wakeup - now, self._on_timer, context=contextvars.Context())
+
+    def _on_timer(self) -> None:
+        now = self._clock()
+        self._apply(self._scheduler.tick(now=now), now)
+
+    def _loaded(self, key: ModelKey, started: float, task: asyncio.Task[None]) -> None:
+        now, error = self._clock(), error_of(task)
+        action = "load" if error is None else "load_failed"
+        self._tell(ModelSwapped(deployment=key.id, action=action, seconds=now - started))
+        if error is None:
+            self._apply(self._scheduler.load_finished(key, now=now, load_s=now - started), now)
+        else:
+            self._apply(self._scheduler.load_failed(key, error, now=now), now)
+
+    def _unloaded(self, key: ModelKey, started: float, task: asyncio.Task[None]) -> None:
+        now, error = self._clock(), error_of(task)
+        del self._unloads[key]
+        if error is None:
+            self._tell(ModelSwapped(deployment=key.id, action="unload", seconds=now - started))
+            self._apply(self._scheduler.unload_finished(key, now=now), now)
+        else:
+            self._apply(self._scheduler.unload_failed(key, error, now=now), now)
+
+    def _answered(self, asked_at: float, task: asyncio.Task[Answers]) -> None:
+        self._question = None
+        answers = {} if error_of(task) is not None else task.result()
+        now = self._clock()
+        self._apply(self._scheduler.reconciled(answers, asked_at=asked_at, now=now), now)
+
+    def _tell(self, event: Event) -> None:
+        if self._observer is not None:
+            self._observer.on_event(event)

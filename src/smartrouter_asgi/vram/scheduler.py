@@ -1,0 +1,288 @@
+"""The gate's decisions as a synchronous state machine: events in, effects out; time is an argument.
+
+The numbers in comments are those of the decision tree in `DESIGN.md`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, assert_never
+
+from ..exceptions import AdmissionError
+from . import refusals
+from .effects import Decision, Grant, Reject, StartLoad, StartReconcile, StartUnload
+from .freshness import Freshness
+from .ledger import HoldingState
+from .queue import Waiter, WaitQueue
+from .tree import Close, Evict, Load, Refuse, decide, is_old
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..deployment import LoadedModel
+    from .effects import Effect
+    from .ledger import VRAMLedger
+    from .names import ModelKey
+    from .policy import GatePolicy
+
+UNLOAD_RETRY_S = 5.0
+"""How long a model that would not go is not asked again."""
+DECISIONS_KEPT = 32
+
+
+class Scheduler:
+    """Decides who is let in, what is loaded and what has to go. Every event returns the effects it calls for."""
+
+    def __init__(self, ledger: VRAMLedger, policy: GatePolicy) -> None:
+        self.ledger = ledger
+        self.policy = policy
+        self.queue = WaitQueue()
+        self.decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)
+        self.loading: ModelKey | None = None
+        self.closed: frozenset[ModelKey] = frozenset()
+        """Residents that take no new requests, so that they drain for the oldest waiter."""
+        self.freshness = Freshness(ttl_s=policy.reconcile_ttl_s)
+
+    # -- requests
+
+    def take(self, key: ModelKey, *, now: float) -> ModelKey | None:
+        """Lease a resident at once and return the key it is held under; None when the request has to queue."""
+        key = self.ledger.names.canonical(key)
+        if key in self.closed or not self.ledger.lease(key, now=now):  # 1
+            return None
+        return key
+
+    def request(
+        self,
+        key: ModelKey,
+        *,
+        ticket: int,
+        now: float,
+        deadline: float = math.inf,
+        declared_bytes: int | None = None,
+    ) -> list[Effect]:
+        """Ask for a lease; a `Grant` or `Reject` with this ticket follows, now or later."""
+        key = self.ledger.names.canonical(key)
+        if declared_bytes is not None:
+            self.ledger.declare(key, declared_bytes)
+        taken = self.take(key, now=now)
+        if taken is not None:
+            return [Grant(ticket=ticket, key=taken)]
+        waiting = len(self.queue)
+        if waiting >= self.policy.max_queue:  # 2
+            self._note(now, key, "reject", "the queue is full")
+            return [Reject(ticket=ticket, error=refusals.queue_full(waiting, retry_after_s=self.projected_wait_s()))]
+        expires = min(now + self.policy.max_wait_s, deadline)
+        self.queue.add(Waiter(ticket=ticket, key=key, since=now, expires=expires, deadline=deadline))
+        return self._advance(now)
+
+    def cancel(self, ticket: int, *, now: float) -> list[Effect]:
+        """Forget a waiter; harmless when it does not wait any more."""
+        return [] if self.queue.remove(ticket) is None else self._advance(now)
+
+    def dismiss(self) -> list[Effect]:
+        """Send every waiter away: the gateway stops."""
+        waiting = [waiter for key in self.queue.models() for waiter in self.queue.take_group(key)]
+        return [Reject(ticket=waiter.ticket, error=refusals.stopping()) for waiter in waiting]
+
+    def draining(self, key: ModelKey) -> None:
+        """Note that the holder of one lease left and the engine may still work."""
+        self.ledger.drain(key)
+
+    def released(self, key: ModelKey, *, now: float, drained: bool = False) -> list[Effect]:
+        """Count one lease back; `drained` when it was draining."""
+        self.ledger.release(key, now=now, drained=drained)
+        return self._advance(now) if self.queue else []
+
+    # -- loads and unloads
+
+    def load_finished(self, key: ModelKey, *, now: float, load_s: float) -> list[Effect]:
+        """Let the waiters of a loaded model in, and ask for its real size."""
+        self.ledger.commit(key, now=now, load_s=load_s)
+        self.loading = None
+        self.freshness.doubt()
+        granted = self._grant(key, now)
+        return [*granted, *self.refresh(), *self._advance(now)]
+
+    def load_failed(self, key: ModelKey, cause: BaseException, *, now: float) -> list[Effect]:
+        """Tell the waiters why their model is not loaded; free its bytes and doubt the ledger."""
+        self.ledger.abandon(key)
+        self.loading = None
+        self.freshness.doubt()
+        self._note(now, key, "load_failed", str(cause) or type(cause).__name__)
+        retry_after_s = self.projected_wait_s()
+        rejected: list[Effect] = [
+            Reject(
+                ticket=waiter.ticket,
+                error=refusals.failed(key, cause, verb="loaded", retry_after_s=retry_after_s),
+            )
+            for waiter in self.queue.take_group(key)
+        ]
+        return rejected + self._advance(now)
+
+    def unload(self, key: ModelKey, *, now: float) -> list[Effect]:
+        """Unload by hand, pinned or not; nothing to do when it is not resident.
+
+        Raises `AdmissionError` (503 model_in_use) while it is being loaded or used.
+        """
+        held = self.ledger.get(self.ledger.names.canonical(key))
+        if held is None or held.state is HoldingState.UNLOADING:
+            return []
+        if held.state is HoldingState.RESERVED or held.leases:
+            raise AdmissionError(f"{held.key.id} is in use", code="model_in_use", retry_after_s=1.0)
+        self.ledger.begin_unload(held.key)
+        self._note(now, held.key, "unload", "asked for")
+        return [StartUnload(key=held.key)]
+
+    def unload_finished(self, key: ModelKey, *, now: float) -> list[Effect]:
+        """Free the bytes of a model that is really gone."""
+        self.ledger.finish_unload(key, now=now)
+        return self._advance(now)
+
+    def unload_failed(self, key: ModelKey, cause: BaseException, *, now: float) -> list[Effect]:
+        """Take a model for resident again, and leave it alone for a while."""
+        self.ledger.fail_unload(key, retry_at=now + UNLOAD_RETRY_S)
+        self._note(now, key, "unload_failed", str(cause) or type(cause).__name__)
+        return self._advance(now)
+
+    # -- what the engines and the operator say
+
+    def refresh(self) -> list[Effect]:
+        """Ask the engines, unless they are being asked."""
+        return [StartReconcile()] if self.freshness.ask() else []
+
+    def reconciled(
+        self, answers: Mapping[str, tuple[LoadedModel, ...] | None], *, asked_at: float, now: float
+    ) -> list[Effect]:
+        """Take the engines' answers, by backend; None where an engine gave none, which changes nothing."""
+        self.freshness.answered(asked_at=asked_at)
+        for backend, models in answers.items():
+            if models is None:
+                continue
+            appeared, vanished = self.ledger.observe(backend, models, asked_at=asked_at, now=now)
+            for key in appeared:
+                self._note(now, key, "appeared", "the engine has it loaded")
+            for key in vanished:
+                self._note(now, key, "vanished", "the engine has it no more")
+        again = self.refresh() if self.freshness.is_doubted else []
+        return again + self._advance(now)
+
+    def pin(self, key: ModelKey, *, now: float) -> list[Effect]:
+        """Never evict the model, loaded or not."""
+        self.ledger.names.pin(key)
+        return self._advance(now)
+
+    def unpin(self, key: ModelKey, *, now: float) -> list[Effect]:
+        """Let the model be evicted again."""
+        self.ledger.names.unpin(key)
+        return self._advance(now)
+
+    def tell_digests(self, backend: str, digests: Mapping[str, str]) -> None:
+        """Take models of one backend with equal digests for one resident; what is in use keeps the name it has."""
+        self.ledger.names.tell_digests(backend, digests, in_use=self._in_use)
+
+    def tick(self, *, now: float) -> list[Effect]:
+        """Let time pass: call it at `next_wakeup`."""
+        return self._advance(now)
+
+    def next_wakeup(self, *, now: float) -> float:
+        """Return when time alone will change something, after an event at `now`; infinity if never."""
+        if not self.queue:
+            return math.inf
+        moments = [waiter.deadline if waiter.key == self.loading else waiter.expires for waiter in self.queue]
+        if self.loading is None:
+            moments.append(self.freshness.stale_at)
+            moments.append(min(waiter.since for waiter in self.queue) + self.policy.fair_after_s)
+            moments.extend(held.retry_unload_at for held in self.ledger.holdings())
+        return min((moment for moment in moments if moment > now), default=math.inf)
+
+    def projected_wait_s(self) -> float:
+        """Return a guess of how long a request that joins now would queue: the loads before it."""
+        return max(1.0, sum(self.ledger.load_s(key) for key in self.queue.models()))
+
+    # -- the tree
+
+    def _advance(self, now: float) -> list[Effect]:
+        effects: list[Effect] = self._expire(now)  # 3
+        if self.closed and not self._is_owed(now):
+            self.closed = frozenset()
+        effects += self._grant_open(now)  # 4
+        if not self.queue or self.loading is not None:  # 5
+            return effects
+        if not self.freshness.is_fresh(now):  # 6
+            return effects + self.refresh()
+        return effects + self._serve(now)
+
+    def _expire(self, now: float) -> list[Effect]:
+        late = [w for w in self.queue if now >= (w.deadline if w.key == self.loading else w.expires)]
+        for waiter in late:
+            self.queue.remove(waiter.ticket)
+        return [self._timed_out(waiter, now) for waiter in late]
+
+    def _timed_out(self, waiter: Waiter, now: float) -> Reject:
+        self._note(now, waiter.key, "reject", "waited too long")
+        error = refusals.queue_timeout(waiter.key, now - waiter.since, retry_after_s=self.projected_wait_s())
+        return Reject(ticket=waiter.ticket, error=error)
+
+    def _grant_open(self, now: float) -> list[Effect]:
+        return [grant for key in self.queue.models() if key not in self.closed for grant in self._grant(key, now)]
+
+    def _grant(self, key: ModelKey, now: float) -> list[Effect]:
+        held = self.ledger.get(key)
+        if held is None or held.state is not HoldingState.RESIDENT:
+            return []
+        granted: list[Effect] = []
+        for waiter in self.queue.take_group(key):
+            self.ledger.lease(key, now=now)
+            granted.append(Grant(ticket=waiter.ticket, key=key))
+        return granted
+
+    def _serve(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        while isinstance(step := decide(self.ledger, self.queue, self.policy, closed=self.closed, now=now), Refuse):
+            effects += self._refuse(step, now)
+        match step:
+            case Load(key=key):
+                self.ledger.reserve(key, now=now)
+                self.loading = key
+                self.closed = frozenset()
+                self._note(now, key, "load", "it fits")
+                return [*effects, StartLoad(key=key), *self._grant_open(now)]
+            case Evict(victims=victims, key=key):
+                for victim in victims:
+                    self.ledger.begin_unload(victim)
+                    self._note(now, victim, "evict", f"makes room for {key.id}")
+                return effects + [StartUnload(key=victim) for victim in victims]
+            case Close(residents=residents, key=key):
+                for resident in residents:
+                    if resident not in self.closed:
+                        self._note(now, resident, "close", f"drains for {key.id}")
+                self.closed = frozenset(residents)
+                return effects
+            case None:
+                return effects
+            case _:
+                assert_never(step)
+
+    def _refuse(self, step: Refuse, now: float) -> list[Effect]:
+        self._note(now, step.key, "reject", "it cannot fit")
+        need_bytes, limit_bytes, retry_after_s = step.need_bytes, step.limit_bytes, self.policy.max_wait_s
+        return [
+            Reject(
+                ticket=waiter.ticket,
+                error=refusals.exhausted(step.key, need_bytes, limit_bytes, retry_after_s=retry_after_s),
+            )
+            for waiter in self.queue.take_group(step.key)
+        ]
+
+    def _is_owed(self, now: float) -> bool:
+        """Whether closing still serves somebody: the oldest group is old and waits for more than being closed out."""
+        models = self.queue.models()
+        return bool(models) and models[0] not in self.closed and is_old(models[0], self.queue, self.policy, now=now)
+
+    def _in_use(self, key: ModelKey) -> bool:
+        return key in self.queue or self.ledger.get(key) is not None
+
+    def _note(self, now: float, key: ModelKey, action: str, reason: str) -> None:
+        self.decisions.append(Decision(at=now, deployment=key.id, action=action, reason=reason))

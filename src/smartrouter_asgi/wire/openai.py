@@ -1,0 +1,174 @@
+"""OpenAI's own wire form, looked at and not rebuilt: what a plain answer and each event of a stream mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..exceptions import AttemptError, FailureKind, FramingError
+from ..transport.framing import SSESplitter, sse_data
+from .stream import Piece, PieceKind, Usage, truncated
+from .upstream_errors import ErrorBody, classify_error, read_error, scrub
+
+DONE_EVENT = b"data: [DONE]\n\n"
+
+
+class _PlainPeek(msgspec.Struct):
+    error: Any = None
+    usage: Usage | None = None
+
+
+_plain = msgspec.json.Decoder(_PlainPeek)
+_any = msgspec.json.Decoder()
+
+
+def read_plain(backend: str, body: bytes) -> Usage | None:
+    """Check a 2xx body and return its token counts. Raises `AttemptError` when it is an error or no JSON object."""
+    try:
+        peek = _plain.decode(body)
+    except msgspec.ValidationError:
+        value = _decode(backend, body)
+        if not isinstance(value, dict):
+            raise _not_json(backend) from None
+        peek = _PlainPeek(error=value.get("error"), usage=read_usage(value.get("usage")))
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise _not_json(backend) from exc
+    if peek.error:
+        found = read_error({"error": peek.error})
+        if found is not None:
+            raise classify_error(backend, found.status or 502, found)
+    return peek.usage
+
+
+def read_usage(value: Any) -> Usage | None:
+    """Read a `usage` object leniently: what is not a number counts as zero."""
+    if not isinstance(value, dict):
+        return None
+    prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")
+    return Usage(
+        prompt_tokens=prompt if isinstance(prompt, int) else 0,
+        completion_tokens=completion if isinstance(completion, int) else 0,
+    )
+
+
+def _decode(backend: str, body: bytes) -> Any:
+    try:
+        return _any.decode(body)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise _not_json(backend) from exc
+
+
+def _not_json(backend: str) -> AttemptError:
+    return AttemptError(
+        f"backend '{backend}' answered with something that is no JSON object", kind=FailureKind.PROTOCOL
+    )
+
+
+class OpenAIStreamCodec:
+    """Reads an OpenAI-compatible event stream: the bytes pass, what they mean is told beside them.
+
+    `choices` is how many answers were asked for: the stream is whole once each has its `finish_reason`, or with
+    `[DONE]`; a missing `[DONE]` is then added.
+    """
+
+    __slots__ = ("_backend", "_choices", "_done", "_finished", "_splitter", "_spoken", "usage")
+
+    def __init__(self, backend: str, *, choices: int = 1) -> None:
+        self._backend = backend
+        self._choices = choices
+        self._splitter = SSESplitter()
+        self._spoken = False
+        self._done = False
+        self._finished: set[int] = set()
+        self.usage: Usage | None = None
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """Take what was read and return the events it completes."""
+        pieces = []
+        for event in self._splitter.feed(data):
+            # An event that only carries more text is told from its bytes. In JSON text a quote is escaped, so these
+            # marks cannot come from inside a string; where one is present the event is parsed to be sure.
+            if (
+                self._spoken
+                and event.startswith(b"data:")
+                and b'"error"' not in event
+                and b'"usage"' not in event
+                and (b'"finish_reason":null' in event or b'"finish_reason"' not in event)
+                and b"[DONE]" not in event
+            ):
+                pieces.append(Piece(PieceKind.CONTENT, event))
+                continue
+            piece = self._read(event)
+            pieces.append(piece)
+            if piece.kind is PieceKind.ERROR:
+                break
+        return pieces
+
+    def finish(self) -> list[Piece]:
+        """Say that the upstream ended."""
+        rest = self._splitter.finish().strip()
+        if self._done:
+            return []
+        if rest in (b"data: [DONE]", b"data:[DONE]") or len(self._finished) >= self._choices:
+            self._done = True
+            return [Piece(PieceKind.END, DONE_EVENT)]
+        if rest.startswith(b"{"):  # a JSON error under 200
+            found = self._error_in(rest)
+            if found is not None:
+                return [self._failed(found)]
+        raise truncated()
+
+    def _read(self, event: bytes) -> Piece:
+        data, name, stray_error = sse_data(event)
+        if stray_error is not None:  # llama.cpp before the `data:` form
+            found = self._error_in(stray_error) or ErrorBody(scrub(stray_error.decode("utf-8", "replace")), *[None] * 4)
+            return self._failed(found)
+        if data is None:
+            return Piece(PieceKind.PING, event)
+        if data.strip() == b"[DONE]":
+            self._done = True
+            return Piece(PieceKind.END, event)
+        try:
+            chunk = _any.decode(data)
+        except (msgspec.DecodeError, RecursionError) as exc:
+            raise FramingError("the engine sent an event that is not JSON", code="upstream_protocol") from exc
+        if not isinstance(chunk, dict):
+            return Piece(PieceKind.HELD, event)
+        if name == b"error" or chunk.get("error"):
+            return self._failed(read_error(chunk) or read_error({"error": chunk}) or _silent_error())
+        if chunk.get("usage"):
+            self.usage = read_usage(chunk["usage"])
+        return Piece(PieceKind.CONTENT if self._note(chunk) else PieceKind.HELD, event)
+
+    def _note(self, chunk: dict[str, Any]) -> bool:
+        """Note what a chunk says and return whether it says anything yet."""
+        real = False
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                continue
+            if choice.get("finish_reason") is not None:
+                index = choice.get("index")
+                self._finished.add(index if isinstance(index, int) else 0)
+                real = True
+            delta = choice.get("delta")
+            said = delta if isinstance(delta, dict) else {"text": choice.get("text")}
+            real = real or any(value for key, value in said.items() if key != "role")
+        self._spoken = self._spoken or real
+        return real or self._spoken
+
+    def _error_in(self, data: bytes) -> ErrorBody | None:
+        try:
+            value = _any.decode(data)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        return read_error(value) or read_error({"error": value})
+
+    def _failed(self, found: ErrorBody) -> Piece:
+        error = classify_error(self._backend, found.status or 502, found)
+        return Piece(PieceKind.ERROR, b"", error)
+
+
+def _silent_error() -> ErrorBody:
+    return ErrorBody("the engine reported an error without a message", None, None, None, None)
