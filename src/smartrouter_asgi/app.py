@@ -76,7 +76,11 @@ class SmartRouter:
         self.metrics = Metrics()
         self._tracker = LoadTracker()
         self._observer = Observers((LoggingObserver(), self.metrics, self._tracker, *observers))
-        self.breakers = BreakerBoard(assembly.breaker_policy(settings), observer=self._observer)
+        self.breakers = BreakerBoard(
+            assembly.breaker_policy(settings),
+            observer=self._observer,
+            probe_lease_s=max(timeouts.first_token_s, timeouts.first_token_cold_s),
+        )
         self._deployer = assembly.Deployer(settings, self.backends)
         self.discovery = Discovery(
             sources=assembly.discovery_sources(settings, self.backends, self._deployer, self.breakers),

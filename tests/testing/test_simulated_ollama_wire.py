@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from conftest import ask, lines, plain
 
 from smartrouter_asgi.testing.ollama import GIB, MIB, SimulatedModel, demo_models
+
+from .simulated_engine import ask, lines, plain
 
 CHAT = plain("chat", 2)
 TOOLS = plain("tools", 2, capabilities=("completion", "tools"))

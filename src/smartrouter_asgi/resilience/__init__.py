@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .backoff import compute_delay_s, parse_retry_after
+from .backoff import compute_delay_s
 from .breaker import BreakerBoard, CircuitBreaker
 from .budget import BudgetBoard, RetryBudget
 from .circuit import BreakerPolicy, Circuit, CircuitState
@@ -44,5 +44,4 @@ __all__ = [
     "counts_as_failure",
     "decide",
     "most_telling",
-    "parse_retry_after",
 ]

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-import math
+import re
+from collections.abc import Iterable
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-from ..types import Headers
+_SECONDS = re.compile(rb"[0-9]{1,10}(\.[0-9]{0,9})?")
+_MILLISECONDS = re.compile(rb"[0-9]{1,13}(\.[0-9]{0,9})?")
+_HTTP_DATE = re.compile(rb"[A-Z][a-z]{2,8},? [0-9A-Za-z:, -]{15,30}")
 
-_MAX_LENGTH = 64
 
+def parse_retry_after(headers: Iterable[tuple[bytes, bytes]], *, now_wall: float) -> float | None:
+    """Return the seconds an upstream asks to wait (>= 0), or None when it does not say or says nonsense.
 
-def parse_retry_after(headers: Headers, *, now_wall: float) -> float | None:
-    """Return the seconds to wait, from `retry-after-ms` or `retry-after` (seconds or HTTP date).
-
-    Anything absurd (negative, not finite, a past date, over-long, not a number) counts as not said: None.
-    `now_wall` is Unix time, needed for dates only.
+    `retry-after-ms` goes before `retry-after`, which is seconds or an HTTP date; a date is compared with `now_wall`
+    (Unix seconds), and one in the past says nothing. Never raises; the caller caps the value.
     """
-    found = {name: value for name, value in reversed(headers) if name in (b"retry-after", b"retry-after-ms")}
-    millis = _number(found.get(b"retry-after-ms"))
-    if millis is not None:
-        return millis / 1000
-    value = found.get(b"retry-after")
-    seconds = _number(value)
-    if seconds is not None or value is None or len(value) > _MAX_LENGTH:
-        return seconds
-    try:
-        wait = parsedate_to_datetime(value.decode("ascii")).timestamp() - now_wall
-    except (ValueError, OverflowError, TypeError, IndexError):
-        return None
-    return wait if wait >= 0 else None
+    milliseconds: float | None = None
+    seconds: float | None = None
+    for name, value in headers:
+        key = name.lower()
+        if key == b"retry-after-ms" and milliseconds is None:
+            text = value.strip()
+            milliseconds = float(text) if _MILLISECONDS.fullmatch(text) else None
+        elif key == b"retry-after" and seconds is None:
+            seconds = _parse_value(value.strip(), now_wall)
+    return seconds if milliseconds is None else milliseconds / 1000
 
 
-def _number(value: bytes | None) -> float | None:
-    if value is None or len(value) > _MAX_LENGTH:
+def _parse_value(text: bytes, now_wall: float) -> float | None:
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    if not _HTTP_DATE.fullmatch(text):
         return None
     try:
-        number = float(value)
-    except ValueError:
+        date = parsedate_to_datetime(text.decode("ascii"))
+        if date.tzinfo is None:  # the asctime form names no zone; HTTP has only one
+            date = date.replace(tzinfo=UTC)
+        remaining = date.timestamp() - now_wall
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return number if math.isfinite(number) and number >= 0 else None
+    return remaining if remaining > 0 else None

@@ -1,0 +1,293 @@
+"""An OpenAI request as Ollama's native API takes it: chat to /api/chat, completions to /api/generate, embeddings.
+
+Native, because only there a gateway can say how long a model stays loaded and how large its context is, and hears of
+errors in the middle of a stream. Every field of a request is translated, refused by name (400), or listed as ignored
+when it has no effect on the answer; the tables below and the order of the code are the whole of it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from .call import Call
+from .ollama_fields import RequestFields
+from .ollama_messages import translate_messages, translate_tools
+
+HARMLESS = (
+    *("user", "metadata", "store", "service_tier", "safety_identifier", "prediction"),
+    *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "stream_options"),
+)
+"""Fields that serve accounts, caches and speed, never the answer."""
+
+NUMBER_OPTIONS = (
+    *("temperature", "top_p", "min_p", "typical_p"),
+    *("frequency_penalty", "presence_penalty", "repeat_penalty"),
+)
+INTEGER_OPTIONS = ("seed", "top_k", "repeat_last_n")
+"""Sampling fields that have the same name and meaning in Ollama's `options`."""
+
+EFFORTS: dict[str, bool | str] = {
+    "none": False,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "max",
+    "max": "max",
+}
+"""`reasoning_effort` -> `think`."""
+
+HINTS = {
+    "audio": "it has no audio output; leave it out",
+    "functions": "use 'tools'",
+    "function_call": "use 'tool_choice'",
+    "web_search_options": "it searches nothing; leave it out",
+    "moderation": "it moderates nothing; leave it out",
+    "keep_alive": "the gateway says how long a model stays loaded: set it on the backend",
+    "num_ctx": "the gateway pins the context size, for a change reloads the model: set it on the backend",
+    "options": "put temperature, top_p, top_k and the like at the top level",
+    "num_predict": "use 'max_completion_tokens'",
+    "think": "use 'reasoning_effort'",
+    "reasoning": "use 'reasoning_effort'",
+    "thinking": "use 'reasoning_effort'",
+    "format": "use 'response_format'",
+    "images": "use a content part of type 'image_url' with a data URI",
+}
+"""What would be right instead of a field that is refused."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residency:
+    """What the gateway decides about a model in memory; the same in every request, or Ollama loads the model again."""
+
+    keep_alive_s: float | None = None
+    """None leaves Ollama's own timer alone, negative is for ever."""
+    num_ctx: int | None = None
+
+    def members(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the body's `keep_alive` and `options`, sampling options included; an absent one is left out.
+
+        Ollama cuts a number of seconds to a whole one, so that half a second would unload at once: rounded up here.
+        """
+        members: dict[str, Any] = {}
+        if self.keep_alive_s is not None:
+            members["keep_alive"] = -1 if self.keep_alive_s < 0 or math.isinf(self.keep_alive_s) else math.ceil(self.keep_alive_s)
+        options = dict(options or {})
+        if self.num_ctx is not None:
+            options["num_ctx"] = self.num_ctx
+        if options:
+            members["options"] = options
+        return members
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OllamaRequest:
+    """A request in Ollama's language, and what is needed to read its answer."""
+
+    path: str
+    body: bytes = field(repr=False)
+    ignored: tuple[str, ...] = ()
+    include_usage: bool = False
+    """The client wants a usage chunk at the end of its stream."""
+    inputs: int = 0
+    """How many texts are to be embedded."""
+    base64: bool = False
+    """The client wants vectors as base64."""
+
+
+def translate_request(
+    call: Call, *, model: str, residency: Residency, can_think: bool | None = None
+) -> OllamaRequest:
+    """Write a call for Ollama. `can_think` says whether the model has the capability, None when that is not known.
+
+    Raises `RequestError` for a field of the wrong type and `UnsupportedParameterError` for one that Ollama cannot
+    honour (both 400, `param` names it).
+    """
+    fields = RequestFields({name: call.value(name) for name in call.fields if name not in ("model", "stream")})
+    if call.operation == "embeddings":
+        return _embeddings(fields, model, residency)
+    include_usage = _stream_options(fields, stream=call.stream)
+    body: dict[str, Any] = {"model": model, "stream": call.stream}
+    if call.operation == "chat":
+        path = "/api/chat"
+        body.update(_chat(fields))
+    else:
+        path = "/api/generate"
+        body.update(_completion(fields))
+    think = _think(fields, can_think)
+    if think is not None:
+        body["think"] = think
+    body.update(residency.members(_options(fields)))
+    _one_answer(fields)
+    fields.close(harmless=HARMLESS, hints=HINTS)
+    return OllamaRequest(path=path, body=_encode(body), ignored=tuple(fields.ignored), include_usage=include_usage)
+
+
+def _chat(fields: RequestFields) -> dict[str, Any]:
+    body: dict[str, Any] = {"messages": translate_messages(fields)}
+    tools = translate_tools(fields)
+    if tools:
+        body["tools"] = tools
+    shape = _format(fields)
+    if shape is not None:
+        body["format"] = shape
+    wanted = fields.boolean("logprobs")
+    top = fields.integer("top_logprobs", low=0, high=20)
+    if top and not wanted:
+        raise fields.wrong("top_logprobs", "given together with 'logprobs': true")
+    if wanted:
+        body.update(_logprobs(top))
+    modalities = fields.items("modalities")
+    if modalities is not None:
+        if modalities != ["text"]:
+            raise fields.unsupported("modalities", "it answers in text only; leave it out")
+        fields.note("modalities")
+    verbosity = fields.string("verbosity")
+    if verbosity is not None:
+        if verbosity != "medium":
+            raise fields.unsupported("verbosity", "ask for a short or long answer in a message")
+        fields.note("verbosity")
+    return body
+
+
+def _completion(fields: RequestFields) -> dict[str, Any]:
+    prompt = fields.take("prompt")
+    if isinstance(prompt, list):
+        if len(prompt) != 1 or not isinstance(prompt[0], str):
+            raise fields.unsupported("prompt", "send one string; several prompts or token ids are not taken")
+        prompt = prompt[0]
+    if not isinstance(prompt, str):
+        raise fields.wrong("prompt", "a string")
+    if not prompt:
+        raise fields.unsupported("prompt", "an empty one only loads the model; send some text")
+    body: dict[str, Any] = {"prompt": prompt}
+    suffix = fields.string("suffix")
+    if suffix:
+        body["suffix"] = suffix
+    top = fields.integer("logprobs", low=0, high=20)
+    if top is not None:
+        body.update(_logprobs(top))
+    if fields.boolean("echo"):
+        raise fields.unsupported("echo", "it does not repeat the prompt; leave it out")
+    best_of = fields.integer("best_of", low=1)
+    if best_of is not None:
+        if best_of > 1:
+            raise fields.unsupported("best_of", "it gives one answer; leave it out")
+        fields.note("best_of")
+    return body
+
+
+def _embeddings(fields: RequestFields, model: str, residency: Residency) -> OllamaRequest:
+    given = fields.take("input")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or given == "":
+        raise fields.wrong("input", "a text or a list of texts, not empty")
+    if not all(isinstance(text, str) for text in texts):
+        raise fields.unsupported("input", "token ids are not taken; send text")
+    body: dict[str, Any] = {"model": model, "input": given}
+    dimensions = fields.integer("dimensions", low=1)
+    if dimensions is not None:
+        body["dimensions"] = dimensions
+    truncate = fields.boolean("truncate")
+    if truncate is not None:
+        body["truncate"] = truncate
+    encoding = fields.string("encoding_format")
+    if encoding not in (None, "float", "base64"):
+        raise fields.wrong("encoding_format", "'float' or 'base64'")
+    body.update(residency.members())
+    fields.close(harmless=HARMLESS, hints=HINTS)
+    return OllamaRequest(
+        path="/api/embed",
+        body=_encode(body),
+        ignored=tuple(fields.ignored),
+        inputs=len(texts),
+        base64=encoding == "base64",
+    )
+
+
+def _options(fields: RequestFields) -> dict[str, Any]:
+    """Take the sampling fields; only what is given is sent, so that the defaults of the model's own file hold."""
+    options: dict[str, Any] = {name: fields.number(name) for name in NUMBER_OPTIONS if name in fields}
+    options.update({name: fields.integer(name) for name in INTEGER_OPTIONS if name in fields})
+    limit, older = fields.integer("max_completion_tokens", low=1), fields.integer("max_tokens", low=1)
+    if limit is not None or older is not None:
+        options["num_predict"] = older if limit is None else limit
+    stop = fields.take("stop")
+    if stop is not None:
+        stops = [stop] if isinstance(stop, str) else stop
+        if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
+            raise fields.wrong("stop", "a string or a list of strings")
+        if stops:
+            options["stop"] = stops
+    return options
+
+
+def _one_answer(fields: RequestFields) -> None:
+    count = fields.integer("n", low=1)
+    if count is not None:
+        if count > 1:
+            raise fields.unsupported("n", "it gives one answer; ask once for each")
+        fields.note("n")
+    bias = fields.mapping("logit_bias")
+    if bias is not None:
+        if bias:
+            raise fields.unsupported("logit_bias", "leave it out")
+        fields.note("logit_bias")
+
+
+def _think(fields: RequestFields, can_think: bool | None) -> bool | str | None:
+    effort = fields.string("reasoning_effort")
+    if effort is None:
+        return None
+    if effort not in EFFORTS:
+        raise fields.wrong("reasoning_effort", f"one of {', '.join(EFFORTS)}")
+    if can_think is False:
+        fields.note("reasoning_effort")
+        return None
+    return EFFORTS[effort]
+
+
+def _format(fields: RequestFields) -> Any:
+    given = fields.mapping("response_format")
+    if given is None:
+        return None
+    wanted = fields.inside("response_format", given)
+    kind = wanted.string("type")
+    shape: Any = None
+    if kind == "json_object":
+        shape = "json"
+    elif kind == "json_schema":
+        described = wanted.inside("json_schema", wanted.take("json_schema"))
+        shape = described.mapping("schema")
+        if shape is None:
+            raise described.wrong("schema", "a JSON schema")
+        described.close(harmless=("name", "description", "strict"))
+    elif kind is None:
+        raise wanted.wrong("type", "'text', 'json_object' or 'json_schema'")
+    elif kind != "text":
+        raise wanted.unsupported("type", "use 'text', 'json_object' or 'json_schema'")
+    wanted.close()
+    return shape
+
+
+def _logprobs(top: int | None) -> dict[str, Any]:
+    return {"logprobs": True, "top_logprobs": top} if top else {"logprobs": True}
+
+
+def _stream_options(fields: RequestFields, *, stream: bool) -> bool:
+    given = fields.mapping("stream_options")
+    if given is None:
+        return False
+    if not stream:
+        fields.note("stream_options")
+        return False
+    options = fields.inside("stream_options", given)
+    include_usage = options.boolean("include_usage") or False
+    options.close(harmless=("include_obfuscation",))
+    return include_usage
