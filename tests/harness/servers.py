@@ -16,7 +16,9 @@ import uvicorn
 @asynccontextmanager
 async def serve(app: Any, *, lifespan: str = "auto", http: str = "auto") -> AsyncIterator[str]:
     """Serve an ASGI app with uvicorn and yield its base URL."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan=lifespan, http=http)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_level="warning", lifespan=lifespan, http=http, timeout_graceful_shutdown=2
+    )
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
     listener = socket.create_server(("127.0.0.1", 0))
@@ -29,7 +31,6 @@ async def serve(app: Any, *, lifespan: str = "auto", http: str = "auto") -> Asyn
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        server.force_exit = True
         await task
         listener.close()
 
@@ -143,8 +144,8 @@ class RawServer:
                 await self.script(exchange)
                 if writer.is_closing():
                     return
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            return  # ends here, quietly: asyncio would print the traceback of a cancelled connection
         finally:
             self.open_connections -= 1
             self._tasks.discard(task)

@@ -18,8 +18,8 @@ async def start() -> AsyncIterator[Callable[..., Awaitable[tuple[SimulatedOllama
     async with AsyncExitStack() as stack:
 
         async def _start(*models: SimulatedModel, **settings: Any) -> tuple[SimulatedOllama, httpx.AsyncClient]:
-            engine = await stack.enter_async_context(SimulatedOllama(models, **{"time_scale": 0.02, **settings}))
-            client = httpx.AsyncClient(base_url=engine.base_url, timeout=20)
+            engine = await stack.enter_async_context(SimulatedOllama(models, **{"time_scale": 0.01, **settings}))
+            client = httpx.AsyncClient(base_url=engine.base_url, timeout=20, verify=False, trust_env=False)
             return engine, await stack.enter_async_context(client)
 
         yield _start

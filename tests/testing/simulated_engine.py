@@ -7,7 +7,7 @@ from typing import Any
 
 from smartrouter_asgi.testing.ollama import GIB, SimulatedModel
 
-TIME_SCALE = 0.02
+
 
 
 def plain(name: str, gib: float, **settings: Any) -> SimulatedModel:

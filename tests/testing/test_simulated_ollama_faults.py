@@ -93,10 +93,14 @@ async def test_a_connection_may_break_before_and_amid_an_answer(running, crash, 
     engine, client = running
     engine.faults.set(Fault(crash=crash, after_tokens=after_tokens))
     seen = []
-    with pytest.raises(error):
+
+    async def read() -> None:
         async with client.stream("POST", "/api/chat", json=ask("a", **STREAM)) as response:
             async for line in response.aiter_lines():
                 seen.append(json.loads(line))  # noqa: PERF401 - what came before the break is looked at
+
+    with pytest.raises(error):
+        await read()
     assert len(seen) == after_tokens
     await engine.wait_for(lambda e: e.log[-1].outcome == "dropped")
 

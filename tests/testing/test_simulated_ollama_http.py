@@ -134,13 +134,13 @@ async def test_a_half_closed_connection_counts_as_a_client_that_left(engine):
 
 
 async def test_a_client_that_does_not_read_holds_the_stream_back_and_may_leave(start):
-    engine, _ = await start(plain("a", 1, answer_tokens=200_000, tokens_per_s=10**7))
+    engine, _ = await start(plain("a", 1, answer_tokens=60_000, tokens_per_s=10**7))
     body = json.dumps(ask("a", stream=True)).encode()
     reader, writer = await asyncio.open_connection(engine.host, engine.port, limit=1024)
     writer.write(b"POST /api/chat HTTP/1.1\r\n" + HOST + b"content-length: %d\r\n\r\n" % len(body) + body)
     await engine.wait_for(lambda e: e.stats.tokens_generated > 100)
     writer.transport.abort()
     await engine.wait_for(lambda e: e.stats.aborted_generations == 1)
-    assert engine.stats.tokens_generated < 200_000
+    assert engine.stats.tokens_generated < 60_000
     assert engine.stats.active_generations == 0
     del reader

@@ -68,10 +68,14 @@ def test_cost_falls_back_to_cost_by_byte_among_very_many():
 @pytest.mark.parametrize(
     ("candidates", "need", "already", "closed"),
     [
-        pytest.param([candidate("a", 5, 9, idle=False), candidate("b", 5, 1, idle=False)], 5, "", "b", id="by last use"),
+        pytest.param(
+            [candidate("a", 5, 9, idle=False), candidate("b", 5, 1, idle=False)], 5, "", "b", id="by last use"
+        ),
         pytest.param([candidate("a", 5, 9, idle=False), candidate("b", 5, 1, idle=False)], 5, "a", "a", id="it stands"),
         pytest.param([candidate("a", 5, 9), candidate("b", 5, 1, idle=False)], 5, "", "a", id="idle ones first"),
-        pytest.param([candidate("a", 5, 9, pinned=True), candidate("b", 5, 1, idle=False)], 5, "", "b", id="not pinned"),
+        pytest.param(
+            [candidate("a", 5, 9, pinned=True), candidate("b", 5, 1, idle=False)], 5, "", "b", id="not pinned"
+        ),
         pytest.param([candidate("a", 5, 9, idle=False)], 50, "", "a", id="all, when all are too small"),
     ],
 )

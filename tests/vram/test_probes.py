@@ -28,7 +28,7 @@ ERRORS = [
 class FakeNVML:
     """What of `pynvml` the probe uses. `fail[name]` makes a function raise."""
 
-    nvmlMemory_v2 = 0x02000028  # noqa: N815 - the module's own name
+    nvmlMemory_v2 = 0x02000028
 
     class NVMLError(Exception):
         pass

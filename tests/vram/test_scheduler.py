@@ -63,9 +63,7 @@ class World:
         self.tickets += 1
         declared = self.sizes.get(key.model) if size is None else size
         return self.do(
-            self.scheduler.request(
-                key, ticket=self.tickets, now=self.now, deadline=deadline, declared_bytes=declared
-            )
+            self.scheduler.request(key, ticket=self.tickets, now=self.now, deadline=deadline, declared_bytes=declared)
         )
 
     def load(self, key):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
@@ -12,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from smartrouter_asgi.deployment import LoadedModel
 from smartrouter_asgi.exceptions import AdmissionError, VRAMExhaustedError
 from smartrouter_asgi.vram.effects import Grant, Reject, StartLoad, StartReconcile, StartUnload
-from smartrouter_asgi.vram.ledger import VRAMLedger
+from smartrouter_asgi.vram.ledger import HoldingState, VRAMLedger
 from smartrouter_asgi.vram.names import ModelKey
 from smartrouter_asgi.vram.policy import GatePolicy
 from smartrouter_asgi.vram.scheduler import Scheduler
@@ -182,10 +183,11 @@ class GateLaws(RuleBasedStateMachine):
     @rule(key=st.sampled_from(KEYS))
     def unload_by_hand(self, key):
         self.by_hand = key
-        try:
+        if self.held[key] or key in self.loads:
+            with pytest.raises(AdmissionError):
+                self.scheduler.unload(key, now=self.now)
+        else:
             self.apply(self.scheduler.unload(key, now=self.now))
-        except AdmissionError as error:
-            assert error.code == "model_in_use"
         self.by_hand = None
 
     @precondition(lambda self: self.scheduler)
@@ -210,6 +212,20 @@ class GateLaws(RuleBasedStateMachine):
             assert leases == 0 or ledger.get(key) is not None
         assert len(self.scheduler.queue) == len(self.waiting)
         assert ledger.used_bytes + ledger.free_bytes == BUDGET
+
+    @invariant()
+    def nobody_waits_for_an_open_resident(self):
+        if self.scheduler is None:
+            return
+        for key in self.waiting.values():
+            held = self.scheduler.ledger.get(key)
+            assert held is None or held.state is not HoldingState.RESIDENT or key in self.scheduler.closed
+
+    @invariant()
+    def closing_serves_the_oldest(self):
+        if self.scheduler is not None and self.scheduler.closed:
+            oldest = self.waiting[min(self.waiting)]
+            assert oldest not in self.scheduler.closed or self.scheduler.ledger.get(oldest) is None
 
     @invariant()
     def time_is_bounded_for_who_waits(self):

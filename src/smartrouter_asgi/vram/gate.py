@@ -101,7 +101,7 @@ class VRAMGate:
         return await self._queue(deployment, key, deadline, now)
 
     async def _queue(self, deployment: Deployment, key: ModelKey, deadline: float, now: float) -> Lease:
-        self._tasks.sweep()
+        self._sweep(now)
         ticket = next(self._tickets)
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = future
@@ -123,6 +123,13 @@ class VRAMGate:
         finally:
             self._waiting.pop(ticket, None)
             self._tell(AdmissionWaited(deployment=deployment.id, seconds=self._clock() - now, outcome=outcome))
+
+    def _sweep(self, now: float) -> None:
+        """Forget what was left behind by an event loop that was closed under it."""
+        for ticket in [ticket for ticket, future in self._waiting.items() if future.get_loop().is_closed()]:
+            del self._waiting[ticket]
+            self._apply(self._scheduler.cancel(ticket, now=now), now)
+        self._tasks.sweep()
 
     def _leave(self, ticket: int, future: asyncio.Future[Lease]) -> None:
         """Forget a cancelled waiter, and return the grant that raced with the cancellation."""

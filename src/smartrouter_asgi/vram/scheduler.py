@@ -239,29 +239,29 @@ class Scheduler:
         return granted
 
     def _serve(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        while isinstance(step := decide(self.ledger, self.queue, self.policy, closed=self.closed, now=now), Refuse):
-            effects += self._refuse(step, now)
+        step = decide(self.ledger, self.queue, self.policy, closed=self.closed, now=now)
         match step:
+            case None:
+                return []
+            case Refuse():
+                return self._refuse(step, now) + self._advance(now)
             case Load(key=key):
                 self.ledger.reserve(key, now=now)
                 self.loading = key
                 self.closed = frozenset()
                 self._note(now, key, "load", "it fits")
-                return [*effects, StartLoad(key=key), *self._grant_open(now)]
+                return [StartLoad(key=key), *self._grant_open(now)]
             case Evict(victims=victims, key=key):
                 for victim in victims:
                     self.ledger.begin_unload(victim)
                     self._note(now, victim, "evict", f"makes room for {key.id}")
-                return effects + [StartUnload(key=victim) for victim in victims]
+                return [StartUnload(key=victim) for victim in victims]
             case Close(residents=residents, key=key):
                 for resident in residents:
                     if resident not in self.closed:
                         self._note(now, resident, "close", f"drains for {key.id}")
                 self.closed = frozenset(residents)
-                return effects
-            case None:
-                return effects
+                return []
             case _:
                 assert_never(step)
 

@@ -16,7 +16,8 @@ _NAME_UNKNOWN = re.compile(r"^model is required", re.IGNORECASE)
 _CANNOT = re.compile(r"does not support (?P<what>\w+)|think value .*is not supported", re.IGNORECASE)
 _LOAD_FAILED = re.compile(
     r"llama-server process has terminated|llama runner process|model runner has unexpectedly stopped"
-    r"|timed out waiting for llama|(?:error|failed|failure|unable) (?:to load|loading)(?: the)? model|failed to start",
+    r"|timed out waiting for llama|failed to start llama"
+    r"|(?:error|failed|failure|unable) (?:to load|loading)(?: the)? model",
     re.IGNORECASE,
 )
 _PARAMS = {

@@ -1,7 +1,8 @@
 """OpenAI messages and tools as Ollama's /api/chat takes them.
 
-Ollama's shapes: a message is `{"role", "content": string, "thinking"?, "images"?: [base64], "tool_calls"?, "tool_name"?,
-"tool_call_id"?}`, a tool call `{"id"?, "function": {"name", "arguments": OBJECT}}`; a tool is OpenAI's, without `strict`.
+Ollama's shapes: a message is `{"role", "content": string, "thinking"?, "images"?: [base64], "tool_calls"?,
+"tool_name"?, "tool_call_id"?}`, a tool call `{"id"?, "function": {"name", "arguments": OBJECT}}`; a tool is OpenAI's,
+without `strict`.
 """
 
 from __future__ import annotations
@@ -173,9 +174,7 @@ def translate_tools(fields: RequestFields) -> list[dict[str, Any]]:
 
     `tool_choice: "none"` means that none are sent.
     """
-    tools = [
-        _tool(fields.inside(f"tools[{index}]", tool)) for index, tool in enumerate(fields.items("tools") or ())
-    ]
+    tools = [_tool(fields.inside(f"tools[{index}]", tool)) for index, tool in enumerate(fields.items("tools") or ())]
     choice = fields.take("tool_choice")
     if choice not in (None, "auto", "none"):
         if not isinstance(choice, str | dict):

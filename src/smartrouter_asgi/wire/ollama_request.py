@@ -7,7 +7,6 @@ when it has no effect on the answer; the tables below and the order of the code 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,30 +15,13 @@ import msgspec
 from .call import Call
 from .ollama_fields import RequestFields
 from .ollama_messages import translate_messages, translate_tools
+from .ollama_options import Residency, take_options, take_think
 
 HARMLESS = (
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prediction"),
     *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "stream_options"),
 )
 """Fields that serve accounts, caches and speed, never the answer."""
-
-NUMBER_OPTIONS = (
-    *("temperature", "top_p", "min_p", "typical_p"),
-    *("frequency_penalty", "presence_penalty", "repeat_penalty"),
-)
-INTEGER_OPTIONS = ("seed", "top_k", "repeat_last_n")
-"""Sampling fields that have the same name and meaning in Ollama's `options`."""
-
-EFFORTS: dict[str, bool | str] = {
-    "none": False,
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "max",
-    "max": "max",
-}
-"""`reasoning_effort` -> `think`."""
 
 HINTS = {
     "audio": "it has no audio output; leave it out",
@@ -63,30 +45,6 @@ _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Residency:
-    """What the gateway decides about a model in memory; the same in every request, or Ollama loads the model again."""
-
-    keep_alive_s: float | None = None
-    """None leaves Ollama's own timer alone, negative is for ever."""
-    num_ctx: int | None = None
-
-    def members(self, options: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the body's `keep_alive` and `options`, sampling options included; an absent one is left out.
-
-        Ollama cuts a number of seconds to a whole one, so that half a second would unload at once: rounded up here.
-        """
-        members: dict[str, Any] = {}
-        if self.keep_alive_s is not None:
-            members["keep_alive"] = -1 if self.keep_alive_s < 0 or math.isinf(self.keep_alive_s) else math.ceil(self.keep_alive_s)
-        options = dict(options or {})
-        if self.num_ctx is not None:
-            options["num_ctx"] = self.num_ctx
-        if options:
-            members["options"] = options
-        return members
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class OllamaRequest:
     """A request in Ollama's language, and what is needed to read its answer."""
 
@@ -101,9 +59,7 @@ class OllamaRequest:
     """The client wants vectors as base64."""
 
 
-def translate_request(
-    call: Call, *, model: str, residency: Residency, can_think: bool | None = None
-) -> OllamaRequest:
+def translate_request(call: Call, *, model: str, residency: Residency, can_think: bool | None = None) -> OllamaRequest:
     """Write a call for Ollama. `can_think` says whether the model has the capability, None when that is not known.
 
     Raises `RequestError` for a field of the wrong type and `UnsupportedParameterError` for one that Ollama cannot
@@ -120,10 +76,10 @@ def translate_request(
     else:
         path = "/api/generate"
         body.update(_completion(fields))
-    think = _think(fields, can_think)
+    think = take_think(fields, can_think)
     if think is not None:
         body["think"] = think
-    body.update(residency.members(_options(fields)))
+    body.update(residency.members(take_options(fields)))
     _one_answer(fields)
     fields.close(harmless=HARMLESS, hints=HINTS)
     return OllamaRequest(path=path, body=_encode(body), ignored=tuple(fields.ignored), include_usage=include_usage)
@@ -211,23 +167,6 @@ def _embeddings(fields: RequestFields, model: str, residency: Residency) -> Olla
     )
 
 
-def _options(fields: RequestFields) -> dict[str, Any]:
-    """Take the sampling fields; only what is given is sent, so that the defaults of the model's own file hold."""
-    options: dict[str, Any] = {name: fields.number(name) for name in NUMBER_OPTIONS if name in fields}
-    options.update({name: fields.integer(name) for name in INTEGER_OPTIONS if name in fields})
-    limit, older = fields.integer("max_completion_tokens", low=1), fields.integer("max_tokens", low=1)
-    if limit is not None or older is not None:
-        options["num_predict"] = older if limit is None else limit
-    stop = fields.take("stop")
-    if stop is not None:
-        stops = [stop] if isinstance(stop, str) else stop
-        if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
-            raise fields.wrong("stop", "a string or a list of strings")
-        if stops:
-            options["stop"] = stops
-    return options
-
-
 def _one_answer(fields: RequestFields) -> None:
     count = fields.integer("n", low=1)
     if count is not None:
@@ -239,18 +178,6 @@ def _one_answer(fields: RequestFields) -> None:
         if bias:
             raise fields.unsupported("logit_bias", "leave it out")
         fields.note("logit_bias")
-
-
-def _think(fields: RequestFields, can_think: bool | None) -> bool | str | None:
-    effort = fields.string("reasoning_effort")
-    if effort is None:
-        return None
-    if effort not in EFFORTS:
-        raise fields.wrong("reasoning_effort", f"one of {', '.join(EFFORTS)}")
-    if can_think is False:
-        fields.note("reasoning_effort")
-        return None
-    return EFFORTS[effort]
 
 
 def _format(fields: RequestFields) -> Any:

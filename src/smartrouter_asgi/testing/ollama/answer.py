@@ -31,6 +31,7 @@ class Answer:
     prompt_s: float = 0.0
     eval_s: float = 0.0
     eval_count: int = 0
+    stalled: bool = False
 
     def event(self, *steps: Step, done_reason: str = "", done: bool = False) -> dict[str, Any]:
         """Return the event that carries these steps; the last one has the counts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -133,14 +134,13 @@ def _answer(model: SimulatedModel, prompt: Prompt, chance: random.Random) -> str
     missing = model.answer_tokens - len(pieces(text))
     sentences = list(_SENTENCES[1:])
     chance.shuffle(sentences)
-    following = [_SENTENCES[0], *sentences]
-    at = 0
-    while missing > 0:
-        sentence = following[at % len(following)]
-        text += sentence
+    parts = [text]
+    for sentence in itertools.cycle([_SENTENCES[0], *sentences]):
+        if missing <= 0:
+            break
+        parts.append(sentence)
         missing -= len(pieces(sentence))
-        at += 1
-    return text
+    return "".join(parts)
 
 
 def _tool_calls(model: SimulatedModel, prompt: Prompt, chance: random.Random) -> list[Step]:

@@ -174,7 +174,8 @@ class InferenceEndpoints:
         fault = answer.fault
         if answer.eval_count < fault.after_tokens:
             return
-        if fault.stall == "mid_stream":
+        if fault.stall == "mid_stream" and not answer.stalled:
+            answer.stalled = True
             await self._simulation.faults.until_cleared()
         if fault.crash is None:
             return

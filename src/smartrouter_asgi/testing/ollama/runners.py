@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .effects import Abort, Admit, Effect, Load, Refuse, Runner, SetTimer, Start, StopTimer, Ticket, Unload
@@ -121,7 +122,7 @@ class RunnerPool:
                 if not self._admitted[ticket].done():
                     self._admitted[ticket].set_exception(error)
             case Load(runner, ticket):
-                self._loads[runner] = self._spawn(self._load(runner, self._fault_of[ticket]))
+                self._loads[runner] = self._spawn(self._load(runner, ticket))
             case Abort(runner):
                 self._observation.stats.aborted_loads += 1
                 self._loads.pop(runner).cancel()
@@ -150,7 +151,9 @@ class RunnerPool:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _load(self, runner: Runner, fault: Fault) -> None:
+    async def _load(self, runner: Runner, ticket: Ticket) -> None:
+        fault = self._fault_of[ticket]
+        self._fault_of[ticket] = replace(fault, load_stall=False)
         self._observation.stats.loads_started += 1
         self._observation.changed()
         try:

@@ -1,0 +1,220 @@
+"""Ollama over its native API, so that the gateway decides what is in memory: loads, unloads, context size, timers."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import anyio
+
+from ..deployment import Capabilities, Deployment, LoadedModel, ModelInfo
+from ..exceptions import AttemptError, FailureKind
+from ..transport.http import Transport
+from ..types import Headers
+from ..wire.call import Call
+from ..wire.ollama_answer import engine_error, translate_answer, translate_embeddings, unix_seconds
+from ..wire.ollama_errors import refine_error
+from ..wire.ollama_options import Residency
+from ..wire.ollama_request import OllamaRequest, translate_request
+from ..wire.ollama_stream import OllamaStreamCodec
+from .base import BackendSpec, Exchange, HTTPBackend, PlainAnswer
+
+LOAD_TIMEOUT_S = 600.0
+UNLOAD_TIMEOUT_S = 10.0
+UNLOAD_POLL_S = 0.25
+
+REMOTE = "remote"
+"""Added to the capabilities of a model that Ollama only forwards to its cloud: it needs no memory here."""
+
+_DEFAULT_PREFIXES = ("registry.ollama.ai/", "library/")
+
+
+class OllamaBackend(HTTPBackend):
+    """One Ollama server. `url` is its root; a trailing `/v1` is taken off.
+
+    `keep_alive_s` and `num_ctx` of the spec go into every request and load alike: a request with another context size
+    would make Ollama load the model again.
+    """
+
+    type = "ollama"
+    capabilities = Capabilities(can_load=True, can_report_loaded=True, loads_on_demand=True)
+
+    def __init__(self, spec: BackendSpec, transport: Transport) -> None:
+        super().__init__(spec, transport)
+        self._root = spec.url.rstrip("/").removesuffix("/v1")
+        self._residency = Residency(keep_alive_s=spec.keep_alive_s, num_ctx=spec.num_ctx)
+        self._listed: dict[str, ModelInfo] = {}
+
+    def url_of(self, path: str) -> str:
+        """Return the full URL of one of the engine's paths."""
+        return self._root + path
+
+    def canonical(self, model: str) -> str:
+        """Return the name under which Ollama lists a model: with its tag, without the default registry."""
+        for prefix in _DEFAULT_PREFIXES:
+            model = model.removeprefix(prefix)
+        return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+
+    def prepare(self, call: Call, deployment: Deployment) -> Exchange:
+        """Translate a call; see `wire.ollama_request`. Whether a model thinks is known once models were listed."""
+        asked = translate_request(
+            call, model=deployment.model, residency=self._residency, can_think=self._can_think(deployment.model)
+        )
+        kind = "chatcmpl" if call.operation == "chat" else "cmpl"
+        answer_id = f"{kind}-{uuid.uuid4().hex}"
+        return Exchange(
+            path=asked.path,
+            body=asked.body,
+            decode=partial(self._decode, call, asked, answer_id),
+            codec=partial(
+                OllamaStreamCodec,
+                self.name,
+                answer_id=answer_id,
+                operation=call.operation,
+                include_usage=asked.include_usage,
+            ),
+            stream_type=b"application/x-ndjson",
+            ignored=asked.ignored,
+        )
+
+    async def ping(self) -> None:
+        """Raise `AttemptError` unless `/api/version` answers."""
+        await self.call_json("GET", "/api/version")
+
+    async def list_models(self) -> tuple[ModelInfo, ...]:
+        """Read `/api/tags`; models of Ollama's cloud have the capability `remote`."""
+        listed = tuple(_model_info(row) for row in await self._rows("/api/tags"))
+        self._listed = {model.id: model for model in listed}
+        return listed
+
+    async def running(self) -> tuple[LoadedModel, ...]:
+        """Read `/api/ps`: what is loaded, and what is being loaded."""
+        return tuple(
+            LoadedModel(
+                id=row["model"],
+                vram_bytes=_count(row.get("size_vram")) or 0,
+                size_bytes=_count(row.get("size")),
+                digest=_text(row.get("digest")),
+            )
+            for row in await self._rows("/api/ps")
+        )
+
+    async def load(self, model: str) -> None:
+        """Load with an empty prompt, or an empty text where the model only embeds; returns once it is in memory.
+
+        Raises `AttemptError` of kind `MODEL_FAILED` when it cannot run here, with status 503 and code `vram_exhausted`
+        when memory ran out. Ollama gives a load up when this call is cancelled.
+        """
+        # With an empty prompt a keep_alive of 0 means: unload.
+        residency = replace(self._residency, keep_alive_s=None) if self.spec.keep_alive_s == 0 else self._residency
+        payload = {"model": model, "stream": False, **residency.members()}
+        try:
+            try:
+                answer = await self.call_json("POST", "/api/generate", payload, timeout_s=LOAD_TIMEOUT_S)
+            except AttemptError as exc:
+                if exc.kind is not FailureKind.UNSUPPORTED:
+                    raise
+                payload = {"model": model, "input": "", **residency.members()}
+                answer = await self.call_json("POST", "/api/embed", payload, timeout_s=LOAD_TIMEOUT_S)
+        except AttemptError as exc:
+            raise _load_failure(exc) from exc
+        if isinstance(answer, dict) and answer.get("error"):
+            raise engine_error(self.name, answer["error"])
+
+    async def unload(self, model: str) -> None:
+        """Unload with `keep_alive: 0`, which Ollama only notes, and wait until `/api/ps` no longer lists the model.
+
+        Raises `AttemptError` (504) when it is still there after ten seconds: something still uses it.
+        """
+        try:
+            await self.call_json("POST", "/api/generate", {"model": model, "stream": False, "keep_alive": 0})
+        except AttemptError as exc:
+            if exc.kind is FailureKind.MODEL_MISSING:
+                return
+            raise
+        with anyio.move_on_after(UNLOAD_TIMEOUT_S):
+            while await self._holds(model):  # noqa: ASYNC110 - Ollama tells nobody when it is gone
+                await anyio.sleep(UNLOAD_POLL_S)
+            return
+        raise AttemptError(
+            f"backend '{self.name}' still holds '{model}' {UNLOAD_TIMEOUT_S:g} s after it was told to unload it",
+            kind=FailureKind.SERVER,
+            status=504,
+            engine_busy=True,
+        )
+
+    def classify(self, status: int, headers: Headers, body: bytes) -> AttemptError:
+        """Say what an answer that is not 200 means; see `wire.ollama_errors`."""
+        return refine_error(super().classify(status, headers, body), status)
+
+    def _can_think(self, model: str) -> bool | None:
+        known = self._listed.get(self.canonical(model))
+        told = set(known.capabilities) - {REMOTE} if known is not None else set()
+        return "thinking" in told if told else None  # older releases list no capabilities
+
+    async def _holds(self, model: str) -> bool:
+        name = self.canonical(model)
+        known = self._listed.get(name)
+        digest = known.digest if known is not None else None
+        return any(
+            self.canonical(loaded.id) == name or (digest is not None and loaded.digest == digest)
+            for loaded in await self.running()
+        )
+
+    async def _rows(self, path: str) -> list[dict[str, Any]]:
+        """Return the `models` of an answer, each with its name under `model`."""
+        answer = await self.call_json("GET", path)
+        rows = answer["models"] or [] if isinstance(answer, dict) and "models" in answer else None  # Go's nil is null
+        if not isinstance(rows, list):
+            raise AttemptError(
+                f"backend '{self.name}' answered {path} without a list of models",
+                kind=FailureKind.PROTOCOL,
+                code="upstream_protocol",
+            )
+        return [
+            {**row, "model": name}
+            for row in rows
+            if isinstance(row, dict) and (name := _text(row.get("model")) or _text(row.get("name")))
+        ]
+
+    def _decode(self, call: Call, asked: OllamaRequest, answer_id: str, body: bytes) -> PlainAnswer:
+        if call.operation == "embeddings":
+            translated, usage = translate_embeddings(self.name, body, inputs=asked.inputs, as_base64=asked.base64)
+        else:
+            translated, usage = translate_answer(self.name, call.operation, body, answer_id=answer_id)
+        return PlainAnswer(body=translated, usage=usage)
+
+
+def _model_info(row: dict[str, Any]) -> ModelInfo:
+    told = row.get("capabilities")
+    capabilities = tuple(one for one in told if isinstance(one, str)) if isinstance(told, list) else ()
+    remote = bool(row.get("remote_model") or row.get("remote_host"))
+    namespace = row["model"].rpartition("/")[0]
+    return ModelInfo(
+        id=row["model"],
+        created=unix_seconds(row.get("modified_at")),
+        owned_by=namespace or "library",
+        size_bytes=_count(row.get("size")),
+        digest=_text(row.get("digest")),
+        capabilities=(*capabilities, REMOTE) if remote else capabilities,
+    )
+
+
+def _load_failure(error: AttemptError) -> AttemptError:
+    """Return what a failed load means: that this model fails here, unless the server itself is to blame."""
+    if error.kind is FailureKind.FIRST_TOKEN_TIMEOUT:
+        return AttemptError(error.message, kind=FailureKind.MODEL_FAILED, status=504, code=error.code, type=error.type)
+    refused = error.kind in (FailureKind.REJECTED, FailureKind.UNSUPPORTED)
+    if refused or (error.kind is FailureKind.SERVER and error.status != 503):
+        return AttemptError(error.message, kind=FailureKind.MODEL_FAILED, status=502)
+    return error
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

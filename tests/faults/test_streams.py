@@ -1,0 +1,237 @@
+"""What becomes of a stream whose engine fails: before commit another attempt or a status, after it one error event."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from ..harness.engines import DONE, ROLE, STREAM, chunk, good
+from ..harness.routers import chat, router_over
+from ..harness.servers import Exchange, RawServer, Script, serve
+
+FAST = {"timeouts": {"first_token": "800ms", "idle": "800ms", "total": "5s", "connect": "1s"}}
+
+PATIENT = {"first_token": "10s", "idle": "10s", "total": "20s", "connect": "1s"}
+
+
+async def ask(
+    *scripts: Script, body: dict[str, Any] | None = None, **settings: Any
+) -> tuple[httpx.Response, list[int]]:
+    """Ask a router over scripted engines; return its answer and how often each engine was asked."""
+    engines = [RawServer(script) for script in scripts]
+    for engine in engines:
+        await engine.__aenter__()
+    try:
+        resilience = {**FAST, "retry": {"base_delay": "5ms", "max_delay": "10ms"}, **settings}
+        router = router_over(*[engine.base_url for engine in engines], resilience=resilience)
+        async with serve(router) as url, httpx.AsyncClient(timeout=10) as client:
+            response = await client.post(f"{url}/v1/chat/completions", json=body or chat(stream=True))
+        return response, [len(engine.exchanges) for engine in engines]
+    finally:
+        for engine in engines:
+            await engine.__aexit__(None, None, None)
+
+
+def streaming(*events: bytes, end: str = "clean") -> Script:
+    """An engine that sends these events and then ends: clean, fin, rst or hang."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        for event in events:
+            await exchange.chunk(event)
+        if end == "clean":
+            await exchange.end_stream()
+        elif end == "fin":
+            exchange.writer.close()
+        elif end == "rst":
+            exchange.reset()
+        else:
+            await exchange.gone()
+
+    return script
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    """The error a broken stream ends with; nothing may follow it."""
+    events = response.text.strip().split("\n\n")
+    assert "[DONE]" not in response.text
+    return json.loads(events[-1].removeprefix("data: "))["error"]
+
+
+@pytest.mark.parametrize("end", ["fin", "rst"])
+async def test_row_14_a_connection_cut_in_the_middle_is_told(end: str):
+    """Delivered chunks, then `upstream_disconnected`."""
+    response, _ = await ask(streaming(ROLE, chunk("Hel"), end=end))
+    assert response.status_code == 200
+    assert response.text.startswith((ROLE + chunk("Hel")).decode())
+    assert error_of(response)["code"] == "upstream_disconnected"
+
+
+async def test_row_15_a_clean_end_without_a_terminal_event_is_truncation():
+    """EOF without finish_reason or [DONE] is never success."""
+    response, _ = await ask(streaming(ROLE, chunk("Hel")))
+    assert error_of(response)["code"] == "upstream_truncated"
+
+
+async def test_row_16_half_an_event_is_never_forwarded():
+    """What has no blank line after it is dropped."""
+    half = b'data: {"choices": [{"delta": {"content": "unfin'
+    response, _ = await ask(streaming(ROLE, chunk("Hel"), half))
+    assert half.decode() not in response.text
+    assert error_of(response)["code"] == "upstream_truncated"
+
+
+async def test_row_17_a_missing_done_is_added_after_a_finish():
+    """finish_reason says that the answer is whole."""
+    response, _ = await ask(streaming(*STREAM[:-1]))
+    assert response.content == b"".join(STREAM)
+
+
+async def test_row_11_silence_in_the_middle_ends_the_stream():
+    """The idle clock ends it, and nobody else is asked."""
+    response, asked = await ask(streaming(ROLE, chunk("Hel"), end="hang"), good)
+    assert error_of(response)["code"] == "upstream_idle_timeout"
+    assert asked == [1, 0]
+
+
+async def test_row_10_headers_and_then_nothing_is_a_failed_attempt():
+    """Not committed yet: the next candidate answers, the client never knows."""
+    response, asked = await ask(streaming(end="hang"), good)
+    assert response.content == b"".join(STREAM)
+    assert asked == [1, 1]
+    assert response.headers["x-smartrouter-attempts"] == "2"
+
+
+async def test_row_10_a_role_and_then_nothing_is_a_failed_attempt():
+    """A role-only chunk says nothing yet and does not commit."""
+    response, asked = await ask(streaming(ROLE, end="hang"), good)
+    assert response.content == b"".join(STREAM)
+    assert asked == [1, 1]
+
+
+async def test_row_8_no_headers_at_all_times_out():
+    """With nobody else to ask the answer is 504."""
+
+    async def silent(exchange: Exchange) -> None:
+        await exchange.gone()
+
+    response, asked = await ask(silent)
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "first_token_timeout"
+    assert asked == [1]
+
+
+async def test_row_12_comments_for_ever_do_not_keep_a_stream_alive():
+    """Pings feed no clock, before commit or after."""
+
+    async def pinging(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        await exchange.chunk(ROLE + chunk("Hel"))
+        try:
+            while not exchange.writer.is_closing():
+                await exchange.chunk(b": ping\n\n")
+                await asyncio.sleep(0.05)
+        except ConnectionError:
+            return
+
+    response, _ = await ask(pinging)
+    assert error_of(response)["code"] == "upstream_idle_timeout"
+
+
+async def test_row_18_an_error_as_first_event_is_a_failed_attempt():
+    """It becomes a status, or the next candidate's answer."""
+    error = b'data: {"error": {"message": "boom", "code": 503}}\n\n'
+    response, asked = await ask(streaming(error), good)
+    assert response.content == b"".join(STREAM)
+    assert asked == [1, 1]
+    response, _ = await ask(streaming(error), retry={"enabled": False})
+    assert response.status_code == 503
+    assert response.json()["error"]["message"] == "boom"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"error": {"message": "boom", "code": 500}}\n\n',
+        b'error: {"code": 500, "message": "boom"}\n\n',
+        b'event: error\ndata: {"message": "boom"}\n\n',
+        b'data: {"error": "boom"}\n\n',
+        b'data: {"id":"x","error":{"code":502,"message":"boom"},"choices":[{"delta":{"content":""},'
+        b'"finish_reason":"error"}]}\n\n',
+    ],
+    ids=["vllm", "old-llama.cpp", "event-error", "string", "openrouter"],
+)
+async def test_row_19_every_dialect_of_error_in_a_stream_becomes_one(event: bytes):
+    """The OpenAI SDK raises on the one form that is sent."""
+    response, _ = await ask(streaming(ROLE, chunk("Hel"), event))
+    assert error_of(response)["message"] == "boom"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "status"),
+    [
+        ("application/json", b'{"error": {"message": "boom", "code": 503}}', 503),
+        ("text/html", b"<html>oops</html>", 502),
+        ("application/json", b'{"hello": 1}', 502),
+    ],
+)
+async def test_row_19_what_is_no_stream_is_an_error_status(content_type: str, body: bytes, status: int):
+    """A 200 that holds JSON or HTML instead of events is not an empty success."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.answer(200, body, content_type)
+
+    response, _ = await ask(script, retry={"enabled": False})
+    assert response.status_code == status
+
+
+async def test_row_22_an_endless_event_is_refused():
+    """An event over the limit ends the stream."""
+    response, _ = await ask(
+        streaming(ROLE, chunk("Hel"), b'data: {"x": "', *[b"x" * 65536] * 20, end="hang"), timeouts=PATIENT
+    )
+    assert error_of(response)["code"] == "event_too_large"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+async def test_row_25_any_line_end_and_any_cut_mean_the_same(end: str):
+    """CRLF, CR and LF frame alike, cut at every byte; U+2028 inside JSON is content."""
+    events = [ROLE, chunk("a\u2028b"), chunk(finish="stop"), DONE]
+    data = b"".join(events).replace(b"\n", end.encode()).replace(b"data: ", b"data:")
+    response, _ = await ask(streaming(*[data[i : i + 1] for i in range(len(data))]))
+    # A CRLF cut in two at the very end may lose its LF: the blank line is whole without it.
+    assert response.content.rstrip(b"\r\n") == data.rstrip(b"\r\n")
+
+
+async def test_row_13_a_slow_stream_within_its_limits_passes():
+    """The idle clock starts anew at each event."""
+
+    async def slow(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        for event in [ROLE, *[chunk(str(n)) for n in range(5)], chunk(finish="stop"), DONE]:
+            await asyncio.sleep(0.25)
+            await exchange.chunk(event)
+        await exchange.end_stream()
+
+    response, _ = await ask(slow, timeouts={**PATIENT, "idle": "1500ms"})
+    assert response.text.endswith("data: [DONE]\n\n")
+
+
+async def test_the_deadline_ends_a_stream_that_never_does():
+    """A committed stream at its deadline ends with `stream_deadline`."""
+
+    async def endless(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        try:
+            while not exchange.writer.is_closing():
+                await exchange.chunk(chunk("x"))
+                await asyncio.sleep(0.02)
+        except ConnectionError:
+            return
+
+    response, _ = await ask(endless, timeouts={**FAST["timeouts"], "total": "1s"})
+    assert error_of(response)["code"] == "stream_deadline"
