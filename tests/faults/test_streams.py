@@ -13,9 +13,9 @@ from ..harness.engines import DONE, ROLE, STREAM, chunk, good
 from ..harness.routers import chat, router_over
 from ..harness.servers import Exchange, RawServer, Script, serve
 
-FAST = {"timeouts": {"first_token": "800ms", "idle": "800ms", "total": "5s", "connect": "1s"}}
-
 PATIENT = {"first_token": "10s", "idle": "10s", "total": "20s", "connect": "1s"}
+HASTY = {**PATIENT, "first_token": "1500ms"}
+RESTLESS = {**PATIENT, "idle": "700ms"}
 
 
 async def ask(
@@ -26,7 +26,7 @@ async def ask(
     for engine in engines:
         await engine.__aenter__()
     try:
-        resilience = {**FAST, "retry": {"base_delay": "5ms", "max_delay": "10ms"}, **settings}
+        resilience = {"timeouts": PATIENT, "retry": {"base_delay": "5ms", "max_delay": "10ms"}, **settings}
         router = router_over(*[engine.base_url for engine in engines], resilience=resilience)
         async with serve(router) as url, httpx.AsyncClient(timeout=10) as client:
             response = await client.post(f"{url}/v1/chat/completions", json=body or chat(stream=True))
@@ -93,14 +93,14 @@ async def test_row_17_a_missing_done_is_added_after_a_finish():
 
 async def test_row_11_silence_in_the_middle_ends_the_stream():
     """The idle clock ends it, and nobody else is asked."""
-    response, asked = await ask(streaming(ROLE, chunk("Hel"), end="hang"), good)
+    response, asked = await ask(streaming(ROLE, chunk("Hel"), end="hang"), good, timeouts=RESTLESS)
     assert error_of(response)["code"] == "upstream_idle_timeout"
     assert asked == [1, 0]
 
 
 async def test_row_10_headers_and_then_nothing_is_a_failed_attempt():
     """Not committed yet: the next candidate answers, the client never knows."""
-    response, asked = await ask(streaming(end="hang"), good)
+    response, asked = await ask(streaming(end="hang"), good, timeouts=HASTY)
     assert response.content == b"".join(STREAM)
     assert asked == [1, 1]
     assert response.headers["x-smartrouter-attempts"] == "2"
@@ -108,7 +108,7 @@ async def test_row_10_headers_and_then_nothing_is_a_failed_attempt():
 
 async def test_row_10_a_role_and_then_nothing_is_a_failed_attempt():
     """A role-only chunk says nothing yet and does not commit."""
-    response, asked = await ask(streaming(ROLE, end="hang"), good)
+    response, asked = await ask(streaming(ROLE, end="hang"), good, timeouts=HASTY)
     assert response.content == b"".join(STREAM)
     assert asked == [1, 1]
 
@@ -119,7 +119,7 @@ async def test_row_8_no_headers_at_all_times_out():
     async def silent(exchange: Exchange) -> None:
         await exchange.gone()
 
-    response, asked = await ask(silent)
+    response, asked = await ask(silent, timeouts=HASTY)
     assert response.status_code == 504
     assert response.json()["error"]["code"] == "first_token_timeout"
     assert asked == [1]
@@ -138,7 +138,7 @@ async def test_row_12_comments_for_ever_do_not_keep_a_stream_alive():
         except ConnectionError:
             return
 
-    response, _ = await ask(pinging)
+    response, _ = await ask(pinging, timeouts=RESTLESS)
     assert error_of(response)["code"] == "upstream_idle_timeout"
 
 
@@ -233,5 +233,5 @@ async def test_the_deadline_ends_a_stream_that_never_does():
         except ConnectionError:
             return
 
-    response, _ = await ask(endless, timeouts={**FAST["timeouts"], "total": "1s"})
+    response, _ = await ask(endless, timeouts={**PATIENT, "total": "1500ms"})
     assert error_of(response)["code"] == "stream_deadline"

@@ -155,7 +155,7 @@ class Drive:
 
     async def idle(self) -> Self:
         """Wait until the app, or a layer for it, has taken all messages and waits for one that has not come."""
-        return await self.until(lambda call: call.waiting > 0)
+        return await self.until(lambda call: call.waiting > 0 and not call._messages)
 
     async def ended(self) -> Self:
         """Wait for the end of the app. Raises what it raised."""
@@ -211,11 +211,11 @@ class Drive:
 
     async def _receive(self) -> Message:
         self.waiting += 1
+        self._note()
         try:
             while not self._messages:
                 if self.disconnected or self.complete:
                     return {"type": "http.disconnect"}
-                self._note()
                 await self._changed.wait()
             return self._messages.popleft()
         finally:

@@ -67,6 +67,8 @@ def translate_request(call: Call, *, model: str, residency: Residency, can_think
     """
     fields = RequestFields({name: call.value(name) for name in call.fields if name not in ("model", "stream")})
     if call.operation == "embeddings":
+        if call.stream:
+            raise fields.unsupported("stream", "embeddings come in one piece; leave it out")
         return _embeddings(fields, model, residency)
     include_usage = _stream_options(fields, stream=call.stream)
     body: dict[str, Any] = {"model": model, "stream": call.stream}

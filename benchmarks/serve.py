@@ -1,0 +1,43 @@
+"""The servers under test: `python -m benchmarks.serve hello|proxy|router [ENGINE_PORT]`, each one uvicorn worker.
+
+The port is bound and printed before anything heavy is imported: a request sent at once waits in the backlog, and its
+answer marks the end of a cold start.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from .child import say
+
+
+def main() -> None:
+    kind, engine = sys.argv[1], "http://127.0.0.1:" + (sys.argv[2] if len(sys.argv) > 2 else "0")
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    say({"port": listener.getsockname()[1]})
+
+    import asyncio
+
+    import uvicorn
+
+    from . import apps
+    from .child import parent_gone
+
+    app = {"hello": apps.hello, "proxy": apps.proxy, "router": apps.router, "router_log": apps.router_log}[kind](engine)
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", access_log=False, backlog=2048, timeout_graceful_shutdown=1)
+    )
+
+    async def serve() -> None:
+        watch = asyncio.create_task(parent_gone())
+        watch.add_done_callback(lambda _: setattr(server, "should_exit", True))
+        await server.serve(sockets=[listener])
+        watch.cancel()
+
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(serve())
+
+
+if __name__ == "__main__":
+    main()
