@@ -20,6 +20,12 @@ async def _body(receive: Any) -> bytes:
             return body
 
 
+async def _until_gone(receive: Any, cancel_scope: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    cancel_scope.cancel()
+
+
 def hello(engine: str) -> Any:
     """Make an app that answers by itself what the engine would: the floor of any Python gateway under uvicorn."""
     from time import monotonic_ns
@@ -49,7 +55,8 @@ def hello(engine: str) -> Any:
 
 
 def proxy(engine: str) -> Any:
-    """Make the smallest proxy over httpx: read, replace the model's name, relay. No layer, no watcher, no check."""
+    """Make the smallest proxy over httpx: read, replace the name, relay, stop when the client leaves. No layers."""
+    import anyio
     import httpx
     import msgspec
 
@@ -64,15 +71,19 @@ def proxy(engine: str) -> Any:
             return
         body = msgspec.json.encode({**fields.decode(await _body(receive)), "model": ENGINE_MODEL})
         request = httpx.Request("POST", engine + scope["path"], headers=headers, content=body)
-        response = await client.send(request, stream=True)
-        try:
-            kept = [(k.lower(), v) for k, v in response.headers.raw if k.lower() != b"transfer-encoding"]
-            await send({"type": "http.response.start", "status": response.status_code, "headers": kept})
-            async for chunk in response.aiter_raw():
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        finally:
-            await response.aclose()
-        await send({"type": "http.response.body", "body": b""})
+        with anyio.CancelScope() as cancel_scope:
+            watcher = asyncio.create_task(_until_gone(receive, cancel_scope))
+            response = await client.send(request, stream=True)
+            try:
+                kept = [(k.lower(), v) for k, v in response.headers.raw if k.lower() != b"transfer-encoding"]
+                await send({"type": "http.response.start", "status": response.status_code, "headers": kept})
+                async for chunk in response.aiter_raw():
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await response.aclose()
+            watcher.cancel()
+            await send({"type": "http.response.body", "body": b""})
 
     return app
 

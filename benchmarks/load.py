@@ -30,6 +30,8 @@ class Job:
     pid: int
     """The process under test; its children count too."""
     connections: int
+    engine_pid: int = 0
+    """The engine, so that its time can be told from that of strangers."""
     chunks: int = 0
     """0: plain answers."""
     pace_ms: int = 0
@@ -74,8 +76,9 @@ async def _all_begun(tally: Tally, streams: int) -> float:
 
 async def _window(job: Job, tally: Tally) -> dict[str, object]:
     pids = tree(job.pid)
+    engine = [job.engine_pid] if job.engine_pid not in (0, job.pid) else []
     began, cpu, busy = time.monotonic(), cpu_s(pids), machine_busy_s()
-    own = time.process_time()
+    own, engine_cpu = time.process_time(), cpu_s(engine)
     tally.open = True
     await asyncio.sleep(job.seconds)
     tally.open = False
@@ -86,6 +89,7 @@ async def _window(job: Job, tally: Tally) -> dict[str, object]:
         "chunks": tally.chunks,
         "streams": tally.streams_begun,
         "cpu_s": cpu,
+        "engine_cpu_s": cpu_s(engine) - engine_cpu,
         "load_cpu_s": time.process_time() - own,
         "machine_busy_s": busy,
         "rss_bytes": rss_bytes(pids),

@@ -68,7 +68,9 @@ async def with_envelope(
 
     `catch_all` also answers for errors that are not ours (500, logged); otherwise those pass, as they would without us.
     """
-    state = RequestState(request_id=_request_id(scope["headers"]), started=time.monotonic())
+    outer = find_state(scope)
+    request_id = _request_id(scope["headers"]) if outer is None else outer.request_id
+    state = RequestState(request_id=request_id, started=time.monotonic())
     id_header = (b"x-request-id", state.request_id.encode("ascii"))
 
     async def tracked_send(message: Message) -> None:
@@ -78,7 +80,8 @@ async def with_envelope(
                 state.complete = True
         elif kind == "http.response.start":
             state.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), id_header]}
+            if outer is None:
+                message = {**message, "headers": [*message.get("headers", ()), id_header]}
         await send(message)
 
     try:
@@ -208,9 +211,18 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | N
 
 
 async def _watch(receive: Receive, state: RequestState, cancel_scope: anyio.CancelScope) -> None:
-    """Wait for the client to leave and cancel what runs for it. A complete answer is not a client that left."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    """Wait for the client to leave and cancel what runs for it. A complete answer is not a client that left.
+
+    After the body only a disconnect may come. A `receive` that gives anything else, or raises, would do so again and
+    again without ever waiting: it is not asked any more, and the client counts as present.
+    """
+    try:
+        message = await receive()
+    except Exception:
+        logger.debug("request %s: receive failed, so a disconnect cannot be seen", state.request_id, exc_info=True)
+        return
+    if message["type"] != "http.disconnect":
+        return
     state.gone.set()
     if not state.complete:
         state.disconnected = True

@@ -32,7 +32,7 @@ from .middleware.errors import ErrorEnvelopeMiddleware
 from .middleware.resilience import ResilienceMiddleware
 from .middleware.resolution import INFERENCE_PATHS, ModelResolutionMiddleware
 from .middleware.vram import VRAMGateMiddleware
-from .observers import LoggingObserver, Observers
+from .observers import LoggingObserver, Observers, ThresholdWarning
 from .resilience.breaker import BreakerBoard
 from .resilience.budget import BudgetBoard
 from .routing.balancing import LoadTracker
@@ -69,13 +69,15 @@ class SmartRouter:
         self.settings = settings = settings or Settings()
         timeouts = assembly.timeouts(settings)
         self._transport = HttpxTransport(http_client, connect_timeout_s=timeouts.connect_s)
+        self._budget_bytes = assembly.budget_bytes(settings)
         self.backends: dict[str, Backend] = {
-            **assembly.build_backends(settings, self._transport),
+            **assembly.build_backends(settings, self._transport, gating=self._is_gating()),
             **(backends or {}),
         }
         self.metrics = Metrics()
         self._tracker = LoadTracker()
-        self._observer = Observers((LoggingObserver(), self.metrics, self._tracker, *observers))
+        threshold = ThresholdWarning(self._above_threshold, settings.vram.unload_threshold_pct)
+        self._observer = Observers((LoggingObserver(), self.metrics, self._tracker, threshold, *observers))
         self.breakers = BreakerBoard(
             assembly.breaker_policy(settings),
             observer=self._observer,
@@ -176,20 +178,18 @@ class SmartRouter:
                 "use smartrouter_asgi.install(app, path, router), or enter router.lifespan() in the host's lifespan"
             )
 
+    def _is_gating(self) -> bool:
+        """Tell whether there is a budget to share, or a rule for when there is none."""
+        return self._budget_bytes is not None or self.settings.vram.unknown == "closed"
+
     def _build_gate(self) -> VRAMGate | None:
-        """Make the gate, if there is anything for it to guard and a budget to guard it by."""
-        section = self.settings.vram
-        if not section.monitor_enabled and section.max_total_bytes is None:
-            return None
-        if not any(self._deployer.gated(name) for name in self.backends) and not any(
-            backend.type == "auto" for backend in self.backends.values()
+        """Make the gate, if there is a budget and an engine it could be shared by."""
+        if not self._is_gating() or not any(
+            self._deployer.gated(name) or backend.type == "auto" for name, backend in self.backends.items()
         ):
             return None
-        budget = assembly.budget_bytes(self.settings)
-        if budget is None and section.unknown == "open":
-            return None
         return VRAMGate(
-            budget_bytes=budget,
+            budget_bytes=self._budget_bytes,
             lifecycles=self.backends,
             policy=assembly.gate_policy(self.settings, frozenset(self._pinned_ids())),
             observer=self._observer,
@@ -249,7 +249,7 @@ class SmartRouter:
         return Starlette(
             routes=routes,
             lifespan=self.lifespan,
-            exception_handlers={SmartRouterError: _render, HTTPException: _Wrong(routes)},
+            exception_handlers={SmartRouterError: _render, HTTPException: _Wrong(routes), Exception: _internal},
         )
 
     async def _is_idle(self, deployment: Deployment) -> bool | None:
@@ -260,6 +260,9 @@ class SmartRouter:
         order = ("closed", "half-open", "open")
         states = [state for name, _, state in self.breakers.states() if name == backend]
         return max(states, key=order.index, default="closed")
+
+    def _above_threshold(self) -> bool:
+        return self.gate is not None and self.gate.snapshot().above_threshold
 
     def _update_gauges(self, metrics: Metrics) -> None:
         metrics.set_breakers(self.breakers.states())
@@ -276,6 +279,7 @@ class SmartRouter:
                         ("gpu", "budget", seen.budget_bytes),
                         ("gpu", "used", seen.used_bytes),
                         ("gpu", "free", seen.free_bytes),
+                        ("gpu", "threshold", int(seen.budget_bytes * self.settings.vram.unload_threshold_pct / 100)),
                     ]
                 )
 
@@ -285,6 +289,11 @@ async def _render(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, SmartRouterError)
     headers = {name.decode(): value.decode() for name, value in error_headers(exc)}
     return Response(openai_envelope(exc), exc.status, headers, media_type="application/json")
+
+
+async def _internal(request: Request, exc: Exception) -> Response:
+    """Answer for a bug of ours; the exception goes on to the server, which logs it."""
+    return await _render(request, SmartRouterError("the gateway failed to serve this request; its log says why"))
 
 
 class _Wrong:

@@ -25,20 +25,30 @@ from .vram.policy import GatePolicy
 from .vram.probes import MemoryProbe, NVMLProbe, detect_budget_bytes
 
 
-def build_backends(settings: Settings, transport: Transport) -> dict[str, Backend]:
+def build_backends(settings: Settings, transport: Transport, *, gating: bool) -> dict[str, Backend]:
     """Make the backends that the settings name. Raises `ConfigurationError` for an unknown type."""
-    return {name: create_backend(backend_spec(name, section), transport) for name, section in settings.backends.items()}
+    return {
+        name: create_backend(backend_spec(name, section, gated=gating and may_be_gated(settings, section)), transport)
+        for name, section in settings.backends.items()
+    }
 
 
-def backend_spec(name: str, section: BackendSettings) -> BackendSpec:
-    """Turn a backend's section into what its adapter gets. A negative keep-alive means that the gate decides."""
+def backend_spec(name: str, section: BackendSettings, *, gated: bool) -> BackendSpec:
+    """Turn a backend's section into what its adapter gets.
+
+    Where the gate decides what stays in memory, the engine is told to keep it: a timer of its own would unload behind
+    the gate's back. Where nothing is gated, the engine's own timer is left alone.
+    """
+    keep_alive_s = section.keep_alive_s
+    if keep_alive_s is None or keep_alive_s < 0:
+        keep_alive_s = -1.0 if gated else None
     return BackendSpec(
         name=name,
         type=section.type,
         url=section.base_url,
         api_keys=section.api_keys,
         headers=section.headers,
-        keep_alive_s=section.keep_alive_s,
+        keep_alive_s=keep_alive_s,
         num_ctx=section.num_ctx,
         options=section.options,
     )
@@ -97,24 +107,27 @@ class Deployer:
         )
 
     def gated(self, backend: str) -> bool:
-        """Tell whether a backend's models need a lease.
-
-        `auto`: engines that load and unload, on this machine, or anywhere once a budget is declared: a reading of this
-        machine's GPUs says nothing about another's.
-        """
+        """Tell whether a backend's models need a lease: it can load and unload them, and it shares our GPU."""
         section = self._settings.backends.get(backend)
-        can_load = self._backends[backend].capabilities.can_load
-        if section is None:
-            return can_load
-        if section.gated != "auto":
-            return section.gated and can_load
-        declared = self._settings.vram.max_total_bytes is not None
-        return can_load and (declared or is_local(section.base_url))
+        if not self._backends[backend].capabilities.can_load:
+            return False
+        return section is None or may_be_gated(self._settings, section)
 
     def _upstream_id(self, backend: str, model: str) -> str:
         section = self._settings.backends.get(backend)
         prefix = section.model_prefix if section is not None else ""
         return model if model.startswith(prefix) else prefix + model
+
+
+def may_be_gated(settings: Settings, section: BackendSettings) -> bool:
+    """Tell whether an engine shares the GPU memory that the gate guards.
+
+    `auto`: one on this machine does, and one elsewhere once a budget is declared: a reading of this machine's GPUs says
+    nothing about another's.
+    """
+    if section.gated != "auto":
+        return section.gated
+    return settings.vram.max_total_bytes is not None or is_local(section.base_url)
 
 
 def discovery_sources(
@@ -235,6 +248,7 @@ def gate_policy(settings: Settings, pinned: frozenset[str]) -> GatePolicy:
         spill_after_s=section.spill_after_s,
         unknown=section.unknown,
         unload_threshold_pct=section.unload_threshold_pct,
+        reconcile_ttl_s=section.monitor_interval_s,
     )
 
 
@@ -249,4 +263,8 @@ def budget_bytes(settings: Settings, probe: MemoryProbe | None = None) -> int | 
     unified = section.amd_unified_memory_bytes or section.apple_unified_memory_bytes
     if unified is not None:
         return unified * 9 // 10
+    if not section.monitor_enabled or not any(
+        may_be_gated(settings, backend) and backend.type != "openai" for backend in settings.backends.values()
+    ):
+        return None
     return detect_budget_bytes(probe or NVMLProbe())

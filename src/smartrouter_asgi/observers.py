@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .events import BreakerChanged, Event, ModelSwapped, Observer, RequestFinished
 
@@ -35,6 +35,23 @@ class LoggingObserver:
             logger.log(level, "breaker of %s/%s is %s", event.backend, event.operation, event.state)
         elif isinstance(event, ModelSwapped):
             logger.info("gate: %s %s took %.1fs", event.action, event.deployment, event.seconds)
+
+
+class ThresholdWarning:
+    """Warns once when GPU memory in use passes the threshold, and again only after it has been below."""
+
+    def __init__(self, above: Callable[[], bool], threshold_pct: float) -> None:
+        self._above = above
+        self._threshold_pct = threshold_pct
+        self._warned = False
+
+    def on_event(self, event: Event) -> None:
+        """Look whenever a model came or went."""
+        if isinstance(event, ModelSwapped):
+            above = self._above()
+            if above and not self._warned:
+                logger.warning("gate: more than %g %% of the GPU memory budget is in use", self._threshold_pct)
+            self._warned = above
 
 
 class Observers:

@@ -68,7 +68,9 @@ async def test_row_43_the_upstream_connection_closes_when_the_client_leaves(stre
             await asyncio.wait_for(script.closed.wait(), BOUND_S)
             assert script.closed_at is not None
             assert script.closed_at - left_at < BOUND_S
-            assert sum(router._tracker.inflight.values()) == 0
+            async with asyncio.timeout(BOUND_S):
+                while sum(router._tracker.inflight.values()) > 0:
+                    await asyncio.sleep(0.005)
             engine.script = good
             # The breaker took no notice, and the next request is served.
             async with raw_request(url, chat()) as (reader, _):
@@ -101,9 +103,8 @@ async def test_row_44_many_disconnects_at_random_phases_leave_nothing_behind():
             for _ in range(4):
                 await asyncio.gather(*(one(url, number) for number in range(50)))
             async with asyncio.timeout(5):
-                while engine.open_connections > 0:
+                while engine.open_connections > 0 or sum(router._tracker.inflight.values()) > 0:
                     await asyncio.sleep(0.01)
-            assert sum(router._tracker.inflight.values()) == 0
             async with raw_request(url, chat()) as (reader, _):
                 assert b"200" in await reader.readline()
 

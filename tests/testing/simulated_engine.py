@@ -8,8 +8,6 @@ from typing import Any
 from smartrouter_asgi.testing.ollama import GIB, SimulatedModel
 
 
-
-
 def plain(name: str, gib: float, **settings: Any) -> SimulatedModel:
     """A model whose footprint is its size, to the byte."""
     return SimulatedModel(name, int(gib * GIB), **{"kv_bytes": 0, "overhead_bytes": 0, "load_s": 1.0, **settings})

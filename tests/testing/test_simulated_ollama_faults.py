@@ -97,7 +97,7 @@ async def test_a_connection_may_break_before_and_amid_an_answer(running, crash, 
     async def read() -> None:
         async with client.stream("POST", "/api/chat", json=ask("a", **STREAM)) as response:
             async for line in response.aiter_lines():
-                seen.append(json.loads(line))  # noqa: PERF401 - what came before the break is looked at
+                seen.append(json.loads(line))
 
     with pytest.raises(error):
         await read()
@@ -271,3 +271,14 @@ def test_a_thread_can_run_the_engine_for_callers_without_a_loop():
         running.call(running.refuse_connections())
         with pytest.raises(httpx.ConnectError):
             httpx.get(running.base_url)
+
+
+async def test_embeddings_meet_the_faults_too(running):
+    engine, client = running
+    body = {"model": "a", "input": "x"}
+    engine.faults.once(Fault(crash="error", after_tokens=9), Fault(crash="close"), Fault(status=418, body="tea"))
+    assert (await client.post("/api/embed", json=body)).json() == {"error": RUNNER_STOPPED}
+    with pytest.raises(httpx.RemoteProtocolError):
+        await client.post("/api/embed", json=body)
+    assert (await client.post("/api/embed", json=body)).status_code == 418
+    assert engine.stats.aborted_generations == 2

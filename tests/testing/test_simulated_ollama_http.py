@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from smartrouter_asgi.testing.ollama import Fault
+from smartrouter_asgi.testing.ollama import Fault, SimulatedOllama
 
 from .simulated_engine import ask, plain
 
@@ -133,7 +133,7 @@ async def test_a_half_closed_connection_counts_as_a_client_that_left(engine):
         assert not (await reader.read()).endswith(b"0\r\n\r\n")
 
 
-async def test_a_client_that_does_not_read_holds_the_stream_back_and_may_leave(start):
+async def test_a_client_that_stops_reading_and_vanishes_ends_the_generation(start):
     engine, _ = await start(plain("a", 1, answer_tokens=60_000, tokens_per_s=10**7))
     body = json.dumps(ask("a", stream=True)).encode()
     reader, writer = await asyncio.open_connection(engine.host, engine.port, limit=1024)
@@ -144,3 +144,23 @@ async def test_a_client_that_does_not_read_holds_the_stream_back_and_may_leave(s
     assert engine.stats.tokens_generated < 60_000
     assert engine.stats.active_generations == 0
     del reader
+
+
+def test_the_engine_runs_on_uvloop_too():
+    uvloop = pytest.importorskip("uvloop")
+
+    async def talk() -> None:
+        async with SimulatedOllama([plain("a", 1)], time_scale=0.01) as engine:
+            engine.faults.once(Fault(), Fault(crash="reset", after_tokens=2))
+            async with connected(engine) as (reader, writer):
+                body = json.dumps(ask("a")).encode()
+                for _ in range(2):
+                    writer.write(
+                        b"POST /api/chat HTTP/1.1\r\n" + HOST + b"content-length: %d\r\n\r\n" % len(body) + body
+                    )
+                assert (await answer(reader))[0] == 200
+                with pytest.raises(ConnectionResetError):
+                    await reader.read()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(talk())

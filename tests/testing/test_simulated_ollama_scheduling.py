@@ -474,3 +474,20 @@ async def test_leaving_while_waiting_for_a_slot_gives_up_the_place(start):
     engine.faults.clear()
     assert (await busy).status_code == 200
     assert engine.stats.generations == 1
+
+
+async def test_an_eviction_waits_five_seconds_for_the_memory_and_no_longer(start):
+    engine, client = await start(plain("a", 16), plain("b", 16), vram_release_s=(20.0, 20.0))
+    await load(client, "a")
+    await load(client, "b")
+    row = (await rows(client))["b:latest"]
+    assert row["size_vram"] < row["size"]
+    await engine.wait_for(lambda e: e.gpu.used_bytes == row["size_vram"])
+
+
+@pytest.mark.parametrize(("num_batch", "evicts"), [(512, False), (1024, True), (2048, True)])
+async def test_a_large_batch_counts_in_the_fit(start, num_batch, evicts):
+    engine, client = await start(plain("a", 4), plain("b", 15.5))
+    await load(client, "a")
+    await load(client, "b", options={"num_batch": num_batch})
+    assert ("a:latest" not in engine.loaded) == evicts

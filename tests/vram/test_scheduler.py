@@ -209,7 +209,7 @@ def test_a_load_under_way_is_bound_by_the_deadline_not_by_max_wait():
     assert grants(world.load(A)) == [2]
 
 
-# -- 5, 7.4: loads
+# -- 5, 7.3: loads
 
 
 def test_what_fits_is_reserved_and_loaded():
@@ -341,7 +341,7 @@ def test_an_answer_to_a_question_from_before_a_load_is_not_enough():
     assert world.ledger.get(A) is not None
 
 
-# -- 7.2 to 7.7: what does not fit
+# -- 7.1 to 7.6: what does not fit
 
 
 def test_the_longest_unused_idle_model_makes_room():
@@ -490,7 +490,7 @@ def test_a_model_whose_unload_failed_serves_those_who_waited_for_it():
     assert grants(world.do(world.scheduler.unload_failed(A, RuntimeError(), now=world.now))) == [3]
 
 
-# -- 7.8, 7.9: fairness
+# -- 7.7, 7.8: fairness
 
 
 def test_a_younger_group_that_fits_passes_one_that_waits_for_busy_models():

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
 from smartrouter_asgi.deployment import LoadedModel
 from smartrouter_asgi.exceptions import AdmissionError, VRAMExhaustedError
@@ -46,11 +46,6 @@ class GateLaws(RuleBasedStateMachine):
         self.tickets = 0
         self.by_hand: ModelKey | None = None
 
-    def start(self, policy):
-        self.scheduler = Scheduler(
-            VRAMLedger(BUDGET, default_estimate_bytes=policy.default_estimate_bytes, pinned=policy.pinned), policy
-        )
-
     def apply(self, effects):
         for effect in effects:
             match effect:
@@ -79,12 +74,12 @@ class GateLaws(RuleBasedStateMachine):
         granted, self.granted = self.granted, []
         return granted
 
-    @precondition(lambda self: self.scheduler is None)
-    @rule(policy=st.sampled_from(POLICIES))
+    @initialize(policy=st.sampled_from(POLICIES))
     def begin(self, policy):
-        self.start(policy)
+        self.scheduler = Scheduler(
+            VRAMLedger(BUDGET, default_estimate_bytes=policy.default_estimate_bytes, pinned=policy.pinned), policy
+        )
 
-    @precondition(lambda self: self.scheduler)
     @rule(key=st.sampled_from(KEYS), patience=st.sampled_from([math.inf, 1.0, 20.0]), declared=st.booleans())
     def request(self, key, patience, declared):
         self.tickets += 1
@@ -169,7 +164,6 @@ class GateLaws(RuleBasedStateMachine):
         else:
             self.engine.discard(key)
 
-    @precondition(lambda self: self.scheduler)
     @rule(key=st.sampled_from(KEYS), on=st.booleans())
     def pin(self, key, on):
         if on:
@@ -179,7 +173,6 @@ class GateLaws(RuleBasedStateMachine):
             self.pinned.discard(key)
             self.apply(self.scheduler.unpin(key, now=self.now))
 
-    @precondition(lambda self: self.scheduler)
     @rule(key=st.sampled_from(KEYS))
     def unload_by_hand(self, key):
         self.by_hand = key
@@ -190,7 +183,6 @@ class GateLaws(RuleBasedStateMachine):
             self.apply(self.scheduler.unload(key, now=self.now))
         self.by_hand = None
 
-    @precondition(lambda self: self.scheduler)
     @rule(seconds=st.sampled_from([0.0, 0.5, 3.0, 16.0, 31.0]))
     def time_passes(self, seconds):
         end = self.now + seconds
@@ -202,8 +194,6 @@ class GateLaws(RuleBasedStateMachine):
 
     @invariant()
     def the_books_are_right(self):
-        if self.scheduler is None:
-            return
         ledger = self.scheduler.ledger
         ledger.check()
         for held in ledger.holdings():
@@ -215,27 +205,23 @@ class GateLaws(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_for_an_open_resident(self):
-        if self.scheduler is None:
-            return
         for key in self.waiting.values():
             held = self.scheduler.ledger.get(key)
             assert held is None or held.state is not HoldingState.RESIDENT or key in self.scheduler.closed
 
     @invariant()
     def closing_serves_the_oldest(self):
-        if self.scheduler is not None and self.scheduler.closed:
+        if self.scheduler.closed:
             oldest = self.waiting[min(self.waiting)]
             assert oldest not in self.scheduler.closed or self.scheduler.ledger.get(oldest) is None
 
     @invariant()
     def time_is_bounded_for_who_waits(self):
-        if self.scheduler is not None and self.waiting and not self.loads:
+        if self.waiting and not self.loads:
             assert self.scheduler.next_wakeup(now=self.now) < math.inf
 
     def teardown(self):
         """Once loads and unloads end and time passes, nobody is left waiting."""
-        if self.scheduler is None:
-            return
         for _ in range(200):
             for key in self.take_grants():
                 self.held[key] -= 1
@@ -255,4 +241,4 @@ class GateLaws(RuleBasedStateMachine):
 
 
 TestGateLaws = GateLaws.TestCase
-TestGateLaws.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestGateLaws.settings = settings(max_examples=200, stateful_step_count=80, deadline=None)

@@ -321,3 +321,15 @@ def test_the_name_of_an_unknown_field_is_cut_before_it_goes_into_an_answer() -> 
     with pytest.raises(UnsupportedParameterError) as caught:
         translate("chat", {"x" * 5000: 1})
     assert len(caught.value.message) < 300
+
+
+def test_arguments_nested_to_the_limit_are_a_400_and_no_crash() -> None:
+    refused = 0
+    for depth in range(800, 1050):
+        arguments = '{"a":' * depth + "1" + "}" * depth
+        turn = {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": arguments}}]}
+        try:
+            translate("chat", {"messages": [turn]})
+        except RequestError:
+            refused += 1
+    assert refused

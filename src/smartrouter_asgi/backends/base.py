@@ -22,6 +22,7 @@ from ..wire.upstream_errors import classify_answer
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
+LIST_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +169,7 @@ class HTTPBackend:
         try:
             if answer.status != 200:
                 raise await self._failure(answer)
-            if call.stream:
-                self._check_stream_type(answer, exchange)
+            self._check_head(answer, exchange.stream_type if call.stream else None)
         except BaseException:
             await answer.aclose()
             raise
@@ -255,12 +255,20 @@ class HTTPBackend:
             body = b""  # the status says enough
         return self.classify(answer.status, answer.headers, body)
 
-    def _check_stream_type(self, answer: HTTPAnswer, exchange: Exchange) -> None:
-        kind = header(answer.headers, b"content-type") or b""
-        # Errors in a 200 come as JSON; the codec reads those. Anything else is no stream at all.
-        if not kind.lower().startswith((exchange.stream_type, b"application/json")):
+    def _check_head(self, answer: HTTPAnswer, stream_type: bytes | None) -> None:
+        """Refuse what was not asked for: a compressed body, or anything but a stream where a stream was wanted."""
+        found, wanted = None, "plain bytes"
+        encoding = header(answer.headers, b"content-encoding")
+        if encoding is not None and encoding.lower() != b"identity":
+            found = encoding
+        elif stream_type is not None:
+            kind = header(answer.headers, b"content-type") or b"nothing"
+            # Errors in a 200 come as JSON; the codec reads those.
+            if not kind.lower().startswith((stream_type, b"application/json")):
+                found, wanted = kind, "a stream"
+        if found is not None:
             raise AttemptError(
-                f"backend '{self.name}' answered with {kind.decode('latin-1')[:60]!r} instead of a stream",
+                f"backend '{self.name}' answered with {found.decode('latin-1')[:60]!r} instead of {wanted}",
                 kind=FailureKind.PROTOCOL,
                 code="upstream_protocol",
             )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ..deployment import Capabilities, Deployment, ModelInfo
 from ..exceptions import AttemptError, FailureKind
 from ..wire.call import OPERATION_PATHS, Call
 from ..wire.openai import OpenAIStreamCodec, read_plain
-from .base import Exchange, HTTPBackend, PlainAnswer
+from .base import LIST_TIMEOUT_S, Exchange, HTTPBackend, PlainAnswer
 
 PATHS = {operation: path for path, operation in OPERATION_PATHS.items()}
 
@@ -28,12 +29,12 @@ class OpenAICompatBackend(HTTPBackend):
             path=PATHS[call.operation],
             body=call.with_model(deployment.model),
             decode=self._decode,
-            codec=self._codec,
+            codec=partial(OpenAIStreamCodec, self.name, choices=_choices(call)),
         )
 
     async def list_models(self) -> tuple[ModelInfo, ...]:
         """Read `/models`: `{"data": [...]}` or a bare list of objects with an `id`."""
-        listed = await self.call_json("GET", "/models")
+        listed = await self.call_json("GET", "/models", timeout_s=LIST_TIMEOUT_S)
         entries: Any = listed.get("data") if isinstance(listed, dict) else listed
         if not isinstance(entries, list):
             raise AttemptError(
@@ -54,5 +55,8 @@ class OpenAICompatBackend(HTTPBackend):
     def _decode(self, body: bytes) -> PlainAnswer:
         return PlainAnswer(body=body, usage=read_plain(self.name, body))
 
-    def _codec(self) -> OpenAIStreamCodec:
-        return OpenAIStreamCodec(self.name)
+
+def _choices(call: Call) -> int:
+    """Return how many answers were asked for; what is no number is the engine's to refuse."""
+    n = call.value("n") if "n" in call.fields else 1
+    return n if isinstance(n, int) and n > 0 else 1

@@ -14,6 +14,49 @@ from ..events import AdmissionWaited, AttemptFinished, Event, ModelSwapped, Requ
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
+OUTCOMES = frozenset(
+    {
+        "ok",
+        "error",
+        "cancelled",
+        "client_disconnected",
+        "client_stalled",
+        "invalid_json",
+        "invalid_request",
+        "unsupported_parameter",
+        "context_length_exceeded",
+        "content_filter",
+        "invalid_api_key",
+        "permission_denied",
+        "model_not_found",
+        "not_found",
+        "method_not_allowed",
+        "body_too_large",
+        "body_timeout",
+        "no_backend",
+        "breaker_open",
+        "queue_full",
+        "vram_exhausted",
+        "vram_queue_timeout",
+        "gateway_draining",
+        "upstream_error",
+        "upstream_auth",
+        "upstream_redirect",
+        "upstream_protocol",
+        "upstream_connect_timeout",
+        "first_token_timeout",
+        "deadline_exceeded",
+        "rate_limited",
+        "upstream_disconnected",
+        "upstream_idle_timeout",
+        "upstream_truncated",
+        "stream_deadline",
+        "event_too_large",
+        "internal_error",
+    }
+)
+"""The outcomes that are labels: the codes of the contract and the ways a request ends without one."""
+
 BREAKER_STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 
@@ -65,7 +108,7 @@ class Metrics:
         if isinstance(event, RequestFinished):
             self._on_request(event)
         elif isinstance(event, AttemptFinished):
-            self._attempts.labels(event.backend, event.operation, event.outcome).inc()
+            self._attempts.labels(event.backend, event.operation, outcome_label(event.outcome)).inc()
         elif isinstance(event, ModelSwapped):
             if event.action == "load":
                 self._swaps.labels(event.deployment).inc()
@@ -73,7 +116,7 @@ class Metrics:
             self._waits.observe(event.seconds)
 
     def _on_request(self, event: RequestFinished) -> None:
-        self._requests.labels(event.endpoint, event.model, event.backend, event.outcome).inc()
+        self._requests.labels(event.endpoint, event.model, event.backend, outcome_label(event.outcome)).inc()
         self._request_s.labels(event.endpoint).observe(event.duration_s)
         if event.first_token_s is not None:
             self._first_token_s.labels(event.backend).observe(event.first_token_s)
@@ -110,6 +153,11 @@ class Metrics:
         for update in self.on_scrape:
             update(self)
         return generate_latest(self.registry)
+
+
+def outcome_label(outcome: str) -> str:
+    """Return an outcome fit for a label: engines have codes of their own, and those are `other`."""
+    return outcome if outcome in OUTCOMES else "other"
 
 
 def metrics_routes(metrics: Metrics) -> list[Route]:

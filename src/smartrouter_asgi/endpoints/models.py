@@ -20,6 +20,8 @@ def models_routes(discovery: Discovery) -> list[Route]:
 
     async def list_models(request: Request) -> Response:
         catalog = await discovery.refresh()
+        if not catalog.names and (silent := discovery.why_missing("")) is not None:
+            raise silent
         data = [describe(name, catalog) for name in catalog.names]
         return JSONResponse({"object": "list", "data": [entry for entry in data if entry is not None]})
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
 from .._asgi import BodyLimits, ReplayReceive, at_the_edge
 from ..deployment import Deployment
 from ..events import Observer
-from ..exceptions import AttemptError, DeadlineExceededError, FailureKind
+from ..exceptions import AttemptError, DeadlineExceededError, FailureKind, SmartRouterError
 from ..resilience.attempts import Attempt, AttemptLoop
 from ..resilience.breaker import BreakerBoard, BreakerPolicy
 from ..resilience.budget import BudgetBoard
@@ -20,6 +21,8 @@ from ..resilience.retry import RetryPolicy
 from ..state import RequestState, find_state
 from ..types import ASGIApp, Clock, Message, Random, Receive, Scope, Send
 from ..wire.retry_after import parse_retry_after
+
+logger = logging.getLogger("smartrouter_asgi")
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 
@@ -86,52 +89,37 @@ class ResilienceMiddleware:
     async def _route(self, state: RequestState, scope: Scope, send: Send) -> None:
         """Try the candidates of the plan."""
         plan, call = state.plan, state.call
-        body = state.body or b""
         assert plan is not None
 
-        async def attempt_once(attempt: Attempt) -> None:
-            state.attempt = attempt
-            state.attempts = attempt.number
-            await self.app(scope, ReplayReceive(body, state), send)
+        async def run(candidates: Sequence[Deployment]) -> None:
+            await self._loop.run(
+                candidates,
+                lambda attempt: self._once(attempt, state, scope, send),
+                operation=call.breaker_operation if call is not None else "chat",
+                deadline=state.commit_by,
+                committed=lambda: state.committed,
+                client_retry=_is_client_retry(scope),
+                begin=not self._starts_inside,
+                first_number=state.attempts + 1,
+            )
 
-        await self._loop.run(
-            plan.candidates,
-            attempt_once,
-            operation=call.breaker_operation if call is not None else "chat",
-            deadline=state.commit_by,
-            committed=lambda: state.committed,
-            client_retry=_is_client_retry(scope),
-            begin=not self._starts_inside,
-        )
+        try:
+            await run(plan.candidates)
+        except AttemptError as exc:
+            others = plan.alternatives.get(exc.code)
+            if not others or state.committed:
+                raise
+            await run(others)
 
     async def _protect(self, state: RequestState, scope: Scope, send: Send) -> None:
         """Protect an app that knows nothing of attempts."""
         key = self._key(scope)
-        body = state.body or b""
         deployment = Deployment(backend=key, model="")
-
-        async def attempt_once(attempt: Attempt) -> None:
-            state.attempt = attempt
-            state.attempts = attempt.number
-            guard = _StatusGuard(send, key)
-            try:
-                await self.app(scope, ReplayReceive(body, state), guard)
-            except (AttemptError, DeadlineExceededError):
-                raise
-            except Exception as exc:
-                if state.committed or not isinstance(exc, (OSError, TimeoutError)):
-                    raise
-                raise AttemptError(
-                    f"'{key}' failed before it had answered", kind=FailureKind.RESET, code="upstream_error"
-                ) from exc
-            if guard.failure is not None:
-                raise guard.failure
-
         left_s = max(0.0, state.deadline - time.monotonic())
         with anyio.move_on_after(left_s) as cancel_scope:
             await self._loop.run(
                 (deployment,),
-                attempt_once,
+                lambda attempt: self._once(attempt, state, scope, send),
                 operation="call",
                 deadline=state.commit_by,
                 committed=lambda: state.committed,
@@ -140,6 +128,28 @@ class ResilienceMiddleware:
             )
         if cancel_scope.cancelled_caught and not state.committed:
             raise DeadlineExceededError(f"'{key}' had not answered when the request's time was up")
+
+    async def _once(self, attempt: Attempt, state: RequestState, scope: Scope, send: Send) -> None:
+        """Call the inner app once; turn an answer that was kept back, or its exception, into the attempt's failure."""
+        state.attempt = attempt
+        state.attempts = attempt.number
+        name = attempt.deployment.backend
+        guard = _StatusGuard(send, name)
+        try:
+            await self.app(scope, ReplayReceive(state.body or b"", state), guard)
+        except SmartRouterError:
+            raise
+        except Exception as exc:
+            if state.committed:
+                raise
+            if guard.failure is None and not isinstance(exc, OSError):
+                if state.plan is None:
+                    attempt.fail(FailureKind.SERVER)  # a bug of the protected app: it counts, and is not repeated
+                raise
+            logger.warning("attempt %d at '%s' raised", attempt.number, name, exc_info=exc)
+            raise guard.failure or AttemptError(f"'{name}' failed before it answered", kind=FailureKind.RESET) from exc
+        if guard.failure is not None:
+            raise guard.failure
 
 
 class _StatusGuard:

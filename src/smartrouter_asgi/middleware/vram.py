@@ -18,7 +18,7 @@ from ..vram.gate import VRAMGate
 class VRAMGateMiddleware:
     """Asks the gate for a lease before the inner app is called, and gives it back when the engine has stopped working.
 
-    The deployment comes from `model_of(scope)` (None for requests that need no GPU), else from the attempt in the scope.
+    The deployment comes from `model_of(scope)` (None: no GPU is needed), else from the attempt in the scope.
     Deployments the gate does not cover pass straight through.
 
     A client that leaves, or an attempt that went silent, leaves the lease draining. Raises `AdmissionError`s (503).
@@ -74,11 +74,13 @@ class VRAMGateMiddleware:
             raise
         except Exception as exc:
             let_go(lease, busy=isinstance(exc, DeadlineExceededError))
+            attempt.lease = None
             raise
         except BaseException:  # cancelled: the client has left, the engine may not know yet
             lease.drain()
             raise
         lease.release()
+        attempt.lease = None  # should the resilience layer have kept the answer back, the next attempt asks anew
 
     def _deployment(self, state: RequestState, attempt: Attempt | None, scope: Scope) -> Deployment | None:
         if self._model_of is not None:

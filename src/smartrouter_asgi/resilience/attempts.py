@@ -108,6 +108,7 @@ class AttemptLoop:
         committed: Callable[[], bool],
         client_retry: bool = False,
         begin: bool = False,
+        first_number: int = 1,
     ) -> None:
         """Call `call` with attempts until one returns.
 
@@ -122,7 +123,7 @@ class AttemptLoop:
         if not client_retry:
             self.budgets.deposit(candidates[0].backend, self.clock())
         while True:
-            attempt = self._attempt(len(records) + 1, candidates[index], operation, lease)
+            attempt = self._attempt(first_number + len(records), candidates[index], operation, lease)
             try:
                 error = await self._once(attempt, call, committed, begin=begin)
             except BaseException:

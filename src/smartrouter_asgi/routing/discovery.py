@@ -17,6 +17,7 @@ from .catalog import Catalog, ModelGroup
 
 logger = logging.getLogger("smartrouter_asgi.discovery")
 
+REFRESH_WAIT_S = 3.0  # a backend that hangs does not keep the list of the others for longer
 MISS_TTL_S = 1.0  # how old a list may be when it is the reason for a 404
 
 
@@ -92,11 +93,11 @@ class Discovery:
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         return self._catalog
 
-    async def refresh(self, *, max_age_s: float | None = None) -> Catalog:
-        """Ask every backend whose list is older than `max_age_s` (default: the TTL) and wait for all of them."""
+    async def refresh(self, *, max_age_s: float | None = None, wait_s: float = REFRESH_WAIT_S) -> Catalog:
+        """Ask every backend whose list is older than `max_age_s` (default: the TTL); wait for them, not for ever."""
         pending = self._refresh_older_than(self.rules.ttl_s if max_age_s is None else max_age_s)
         if pending:
-            await asyncio.wait(pending)
+            await asyncio.wait(pending, timeout=wait_s)
         return self._catalog
 
     def why_missing(self, name: str) -> SmartRouterError | None:

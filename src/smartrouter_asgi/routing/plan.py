@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..deployment import Deployment
 
@@ -13,3 +14,5 @@ class RoutePlan:
 
     model: str
     candidates: tuple[Deployment, ...]
+    alternatives: Mapping[str, tuple[Deployment, ...]] = field(default_factory=dict)
+    """Who to ask instead when all candidates refuse a request for what it is, by the code of the refusal."""

@@ -31,12 +31,24 @@ def resolve(name: str, catalog: Catalog, *, random: Random, load: Load | None = 
     group = catalog.find(name)
     if group is None:
         return None
-    candidates = list(_ordered(group, random, load))
-    for fallback in group.fallbacks:
-        other = catalog.find(fallback)
-        if other is not None:
-            candidates += [d for d in _ordered(other, random, load) if d not in candidates]
-    return RoutePlan(model=group.name, candidates=tuple(candidates))
+    own = _ordered(group, random, load)
+    if not (group.fallbacks or group.context_window_fallbacks or group.content_policy_fallbacks):
+        return RoutePlan(model=group.name, candidates=tuple(own))
+
+    def with_models(first: Sequence[Deployment], names: Sequence[str]) -> tuple[Deployment, ...]:
+        found = list(first)
+        for other in filter(None, map(catalog.find, names)):
+            found += [d for d in _ordered(other, random, load) if d not in found]
+        return tuple(found)
+
+    return RoutePlan(
+        model=group.name,
+        candidates=with_models(own, group.fallbacks),
+        alternatives={
+            "context_length_exceeded": with_models((), group.context_window_fallbacks),
+            "content_filter": with_models((), group.content_policy_fallbacks),
+        },
+    )
 
 
 def not_found(name: str, catalog: Catalog) -> ModelNotFoundError:

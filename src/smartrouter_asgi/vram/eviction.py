@@ -39,7 +39,7 @@ def candidates_of(ledger: VRAMLedger, *, now: float) -> tuple[Candidate, ...]:
             size_bytes=held.size_bytes,
             last_used=held.last_used,
             idle=held.leases == 0 and held.retry_unload_at <= now,
-            pinned=False,
+            pinned=ledger.names.is_pinned(held.key),
             reload_s=ledger.load_s(held.key),
         )
         for held in ledger.holdings()

@@ -63,28 +63,26 @@ def decide(
     models, until the older one is old enough to close them.
     """
     for key in queue.models():
-        if key in closed:  # 7.1
-            continue
         need_bytes, free_bytes = ledger.footprint_bytes(key), ledger.free_bytes
         limit_bytes = ledger.reachable_bytes(key)
-        if need_bytes > limit_bytes:  # 7.2
+        if need_bytes > limit_bytes:  # 7.1
             return Refuse(key=key, need_bytes=need_bytes, limit_bytes=limit_bytes)
-        if ledger.get(key) is not None:  # 7.3
+        if ledger.get(key) is not None:  # 7.2
             return None
-        if need_bytes <= free_bytes:  # 7.4
+        if need_bytes <= free_bytes:  # 7.3
             return Load(key=key)
         missing_bytes = need_bytes - free_bytes - ledger.coming_bytes
-        if missing_bytes <= 0:  # 7.5
+        if missing_bytes <= 0:  # 7.4
             return None
-        if not policy.auto_unload:  # 7.6
+        if not policy.auto_unload:  # 7.5
             return Refuse(key=key, need_bytes=need_bytes, limit_bytes=free_bytes)
         candidates = candidates_of(ledger, now=now)
         victims = choose_victims(candidates, missing_bytes, strategy=policy.unload_strategy)
-        if victims is not None:  # 7.7
+        if victims is not None:  # 7.6
             return Evict(victims=victims, key=key)
-        if is_old(key, queue, policy, now=now):  # 7.8
+        if is_old(key, queue, policy, now=now):  # 7.7
             return Close(residents=choose_closing(candidates, missing_bytes, already=closed), key=key)
-    return None  # 7.9
+    return None  # 7.8
 
 
 def is_old(key: ModelKey, queue: WaitQueue, policy: GatePolicy, *, now: float) -> bool:

@@ -82,7 +82,8 @@ def parse_call(operation: Operation, body: bytes) -> Call:
         raise RequestError(f"'{name}' is missing: it must be {wanted}", param=name)
     if memoryview(raw)[0] not in starts:
         raise RequestError(f"'{name}' must be {wanted}", param=name)
-    return Call(operation=operation, model=model, fields=fields, stream=_boolean(fields, "stream"))
+    stream = operation != "embeddings" and _boolean(fields, "stream")
+    return Call(operation=operation, model=model, fields=fields, stream=stream)
 
 
 def decode_fields(body: bytes) -> dict[str, msgspec.Raw]:

@@ -44,6 +44,7 @@ def error_headers(exc: SmartRouterError) -> Headers:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(exc.retry_after_s))))
     if isinstance(exc, RouteExhaustedError):
         headers.append((b"x-should-retry", b"false"))
+        headers.append((b"x-smartrouter-attempts", b"%d" % len(exc.attempts)))
     if isinstance(exc, MethodNotAllowedError):
         headers.append((b"allow", ", ".join(exc.allow).encode()))
     return headers

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ..exceptions import RequestError
 from .call import Call
 from .ollama_fields import RequestFields
 from .ollama_messages import translate_messages, translate_tools
@@ -41,7 +42,7 @@ HINTS = {
 }
 """What would be right instead of a field that is refused."""
 
-_encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ def translate_request(call: Call, *, model: str, residency: Residency, can_think
     body.update(residency.members(take_options(fields)))
     _one_answer(fields)
     fields.close(harmless=HARMLESS, hints=HINTS)
-    return OllamaRequest(path=path, body=_encode(body), ignored=tuple(fields.ignored), include_usage=include_usage)
+    return OllamaRequest(path=path, body=_encoded(body), ignored=tuple(fields.ignored), include_usage=include_usage)
 
 
 def _chat(fields: RequestFields) -> dict[str, Any]:
@@ -162,7 +163,7 @@ def _embeddings(fields: RequestFields, model: str, residency: Residency) -> Olla
     fields.close(harmless=HARMLESS, hints=HINTS)
     return OllamaRequest(
         path="/api/embed",
-        body=_encode(body),
+        body=_encoded(body),
         ignored=tuple(fields.ignored),
         inputs=len(texts),
         base64=encoding == "base64",
@@ -220,3 +221,10 @@ def _stream_options(fields: RequestFields, *, stream: bool) -> bool:
     include_usage = options.boolean("include_usage") or False
     options.close(harmless=("include_obfuscation",))
     return include_usage
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    try:
+        return _encoder.encode(body)
+    except RecursionError:  # tool arguments lie deeper here than in the string they came in
+        raise RequestError("the request is nested too deeply") from None

@@ -8,7 +8,7 @@ import socket
 import struct
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from .errors import ConnectionDropped
 from .http_parser import BadRequestError, Request, RequestParser
@@ -16,13 +16,13 @@ from .http_parser import BadRequestError, Request, RequestParser
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    RequestHandler: TypeAlias = Callable[[Request, "Response"], Awaitable[None]]
+    Answering: TypeAlias = Callable[[Request, "Response"], Awaitable[None]]
 
 
 class HTTPServer:
     """Listens, and gives every request to `handle` in a task that is cancelled when the client leaves."""
 
-    def __init__(self, handle: RequestHandler, on_connections: Callable[[int, int], None]) -> None:
+    def __init__(self, handle: Answering, on_connections: Callable[[int, int], None]) -> None:
         self.handle = handle
         self.port = 0
         self._on_connections = on_connections
@@ -75,8 +75,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without being its subclass
         self._server.opened(self)
 
     def data_received(self, data: bytes) -> None:

@@ -45,6 +45,7 @@ class Stats:
     unloads: int = 0
     generations: int = 0
     aborted_generations: int = 0
+    """Ended before the last token, by the client or by a fault."""
     tokens_generated: int = 0
     mutating_calls: int = 0
     """Calls to pull, push, create, copy, delete and blobs, which a gateway must not make."""

@@ -1,0 +1,105 @@
+"""Figures with their spread, what they were measured on, and the file they go to."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = (
+    "smartrouter-asgi",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "httpx",
+    "anyio",
+    "msgspec",
+    "prometheus-client",
+)
+
+
+def figure(values: Sequence[float], unit: str, *, samples: int | None = None) -> dict[str, Any]:
+    """Return the median of some windows with their spread; `samples` is how many events they saw together."""
+    found: dict[str, Any] = {
+        "unit": unit,
+        "median": _round(statistics.median(values)),
+        "low": _round(min(values)),
+        "high": _round(max(values)),
+        "n": len(values),
+    }
+    if samples is not None:
+        found["samples"] = samples
+    return found
+
+
+def _round(value: float) -> float:
+    """Keep four significant digits: more would pretend."""
+    return float(f"{value:.4g}")
+
+
+def assemble(name: str, method: Mapping[str, Any], extra_versions: Mapping[str, str], **content: Any) -> dict[str, Any]:
+    """Make the result of one benchmark."""
+    return {
+        "name": name,
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": {**versions(), **extra_versions},
+        "method": dict(method),
+        **content,
+    }
+
+
+def save(result: Mapping[str, Any], folder: Path) -> None:
+    """Write a result to `<folder>/<name>.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{result['name']}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that matter to the figures."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Say what was measured on, without names or paths."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "implementation": platform.python_implementation(),
+    }
+
+
+def commit() -> str:
+    """Return the commit, with `+` when the package differs from it; `unknown` outside a checkout."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD").strip()
+        return head + ("+" if _git("status", "--porcelain", "src").strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10).stdout

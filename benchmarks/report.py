@@ -1,0 +1,138 @@
+"""Results as Markdown: `python -m benchmarks.report` puts the tables into README.md, between its markers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .figures import RESULTS
+
+README = Path(__file__).parent / "README.md"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+COLUMNS = (
+    ("1 conn p50 us", "plain_1", "latency_p50"),
+    ("32 conn CPU us/request", "plain_32", "cpu"),
+    ("32 conn requests/s", "plain_32", "rate"),
+    ("32 conn p95 us", "plain_32", "latency_p95"),
+    ("first token p50 us", "first_token", "first_token_p50"),
+    ("burst CPU us/chunk", "burst", "cpu"),
+    ("20 ms pace CPU us/chunk", "paced", "cpu"),
+    ("20 ms pace delay p50 us", "paced", "delay_p50"),
+    ("20 ms pace delay p95 us", "paced", "delay_p95"),
+)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def number(value: float) -> str:
+    """Write a number with no more digits than it deserves."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2g}"
+
+
+def spread(found: Mapping[str, Any]) -> str:
+    """Write a median with its range, when there are several windows."""
+    text = number(found["median"])
+    return text if found["n"] == 1 else f"{text} ({number(found['low'])} to {number(found['high'])})"
+
+
+def overhead(result: Mapping[str, Any]) -> str:
+    """Return the tables of `overhead`."""
+    parts = [_measured_on(result), _variants(result), "Ratios, made inside each round:", _ratios(result)]
+    parts += ["Memory and start:", _memory(result), _startup(result)]
+    skipped = [f"{name}: {why}" for name, why in result["method"]["skipped"].items()]
+    if skipped:
+        parts.append("Not measured: " + "; ".join(skipped) + ".")
+    return "\n\n".join(parts)
+
+
+def layers(result: Mapping[str, Any]) -> str:
+    """Return the tables of `layers`."""
+    layer_rows = [[row["name"], spread(row), row["minus"] or ""] for row in result["layers"]]
+    operation_rows = [[row["name"], spread(row)] for row in result["operations"]]
+    return "\n\n".join(
+        [
+            _measured_on(result),
+            table(("layer", "us per request", "without the cost of"), layer_rows),
+            table(("operation", "us"), operation_rows),
+        ]
+    )
+
+
+def _measured_on(result: Mapping[str, Any]) -> str:
+    machine, versions = result["machine"], dict(result["versions"])
+    python = versions.pop("python")
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    noise = f" Others kept {spread(result['noise'])} cores busy meanwhile." if "noise" in result else ""
+    return (
+        f"{result['measured_at'][:10]}, commit {result['commit']}, {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['kernel']}, {machine['implementation']} {python}; {listed}. "
+        f"Medians of {result['method']['rounds']} rounds (lowest to highest).{noise}"
+    )
+
+
+def _variants(result: Mapping[str, Any]) -> str:
+    figures = {(f["variant"], f["scenario"], f["metric"]): f for f in result["figures"]}
+    rows = []
+    for variant, text in result["method"]["variants"].items():
+        cells = [figures.get((variant, scenario, metric)) for _, scenario, metric in COLUMNS]
+        rows.append([f"{variant}: {text}", *["-" if cell is None else spread(cell) for cell in cells]])
+    return table(("variant", *[title for title, _, _ in COLUMNS]), rows)
+
+
+def _ratios(result: Mapping[str, Any]) -> str:
+    rows = []
+    for row in result["ratios"]:
+        aim = row.get("aim")
+        verdict = "" if aim is None else f"<= {aim:g} (performance issue): {'met' if row['met'] else 'not yet met'}"
+        rows.append([row["name"], row["scenario"], spread(row), verdict])
+    return table(("ratio", "scenario", "x", "aim"), rows)
+
+
+def _memory(result: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            variant,
+            spread(found["idle_mb"]),
+            spread(found["per_stream_kb"]),
+            f"{found['streams_open']} of {found['streams_asked']}",
+        ]
+        for variant, found in result["memory"].items()
+    ]
+    return table(("variant", "idle MB", "KB per open slow stream", "streams opened"), rows)
+
+
+def _startup(result: Mapping[str, Any]) -> str:
+    titles = {
+        "first_answer_hello": "uvicorn hello-world: command to first answer",
+        "first_answer_router": "router: command to first answer",
+        "python": "bare Python: start to end",
+        "import_package": "`import smartrouter_asgi`, on top of bare Python",
+        "import_router": "`from smartrouter_asgi import SmartRouter, Settings`, on top of bare Python",
+    }
+    return table(("start", "ms"), [[titles[name], spread(found)] for name, found in result["startup"].items()])
+
+
+def main() -> None:
+    """Put the tables of every result there is into the README."""
+    sections = []
+    for name, title, render in (("overhead", "What the router adds", overhead), ("layers", "In process", layers)):
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            sections.append(f"### {title}\n\n{render(json.loads(path.read_text()))}")
+    before, _, rest = README.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(before + BEGIN + "\n" + "\n\n".join(sections) + "\n" + END + after)
+    print(f"{README.name}: {len(sections)} sections")
+
+
+if __name__ == "__main__":
+    main()

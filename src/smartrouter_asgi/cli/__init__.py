@@ -1,0 +1,5 @@
+"""The command line: `serve`, `check`, `models`. What is heavy is imported by the command that needs it."""
+
+from .command import main
+
+__all__ = ["main"]

@@ -1,0 +1,98 @@
+"""uvicorn, run as the command wants it: our sockets, our logs, one orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import uvicorn
+
+from .logs import logging_config
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from types import FrameType
+
+    from ..app import SmartRouter
+    from ..config import Settings
+
+T = TypeVar("T")
+
+STEP_S = 0.1
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class RouterServer(uvicorn.Server):
+    """A server for one router: calls `on_listening` once it listens, drains the router before it stops."""
+
+    def __init__(
+        self, config: uvicorn.Config, router: SmartRouter, *, on_listening: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__(config)
+        self._router = router
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell that it listens."""
+        await super().startup(sockets)
+        if self.started:
+            await self._on_listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve on for the drain's delay, then take no new work, let the running work end, and stop."""
+        left_s = self._router.settings.resilience.drain.delay_s
+        while left_s > 0 and not self.force_exit:
+            await asyncio.sleep(min(STEP_S, left_s))
+            left_s -= STEP_S
+        self._router.drain()
+        await super().shutdown(sockets)
+
+
+def uvicorn_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
+    """Return uvicorn's configuration: no access log (one line a request is ours), peers as the socket shows them."""
+    return uvicorn.Config(
+        app,
+        log_config=logging_config(settings.logging),
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=math.ceil(settings.resilience.drain.timeout_s),
+        **options,
+    )
+
+
+def run_loop(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run the command's coroutine, on uvloop where that is installed. A signal raises `KeyboardInterrupt`."""
+    with _signals_interrupt(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main())
+
+
+@contextmanager
+def _signals_interrupt() -> Generator[None]:
+    """Let SIGTERM do what SIGINT does, as long as uvicorn does not take both; it raises them again at its end."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    earlier = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
