@@ -12,7 +12,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .child import new_loop, say
@@ -20,6 +20,7 @@ from .client import Connection, Tally
 from .usage import cpu_s, machine_busy_s, rss_bytes, tree
 
 OPEN_TIMEOUT_S = 20.0
+PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ class Job:
     """The window opens once all streams have begun and ends before they do: what a running stream costs."""
     warmup_s: float = 0.3
     seconds: float = 1.0
+    least: int = 10
+    """How many answers or chunks the window must see: on a starved machine it lasts longer, up to `PATIENCE_S`."""
 
 
 async def run_job(job: Job) -> dict[str, object]:
@@ -69,9 +72,16 @@ async def _connect(job: Job, tally: Tally, connections: list[Connection]) -> Non
 async def _all_begun(tally: Tally, streams: int) -> float:
     """Wait until every stream has brought its first chunk and return how long that took."""
     started = time.monotonic()
-    while tally.streams_begun < streams and not tally.errors and time.monotonic() - started < OPEN_TIMEOUT_S:
-        await asyncio.sleep(0.01)
+    await _until(lambda: tally.streams_begun >= streams or bool(tally.errors), OPEN_TIMEOUT_S)
     return time.monotonic() - started
+
+
+async def _until(true: Callable[[], bool], timeout_s: float) -> None:
+    """Wait for a condition, looking every 10 ms."""
+    for _ in range(int(timeout_s * 100)):
+        if true():
+            return
+        await asyncio.sleep(0.01)
 
 
 async def _window(job: Job, tally: Tally) -> dict[str, object]:
@@ -81,6 +91,7 @@ async def _window(job: Job, tally: Tally) -> dict[str, object]:
     own, engine_cpu = time.process_time(), cpu_s(engine)
     tally.open = True
     await asyncio.sleep(job.seconds)
+    await _until(lambda: max(tally.requests, tally.chunks) >= job.least or bool(tally.errors), PATIENCE_S)
     tally.open = False
     seconds, cpu, busy = time.monotonic() - began, cpu_s(pids) - cpu, machine_busy_s() - busy
     return {

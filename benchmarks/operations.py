@@ -27,7 +27,7 @@ def operations() -> dict[str, Callable[[], object]]:
     board = BreakerBoard()
     found["breaker: get, peek, acquire, success"] = lambda: _breaker(board)
     error = _exhausted()
-    found["RouteExhaustedError of 3 attempts: body and headers"] = lambda: (
+    found["RouteExhaustedError of 3 attempts, rendered"] = lambda: (
         openai_envelope(error),
         error_headers(error),
     )

@@ -43,7 +43,7 @@ class Scenario:
             "pace_ms": self.pace_ms,
             "hold": self.hold,
             "seconds": self.seconds,
-            "warmup_s": min(0.3, self.seconds),
+            "warmup_s": min(0.3, self.seconds / 3),
         }
 
 
@@ -106,7 +106,7 @@ def run_window(load: Child, scenario: Scenario, child: Child, engine: Child) -> 
 def measure(rounds: int, scenarios: tuple[Scenario, ...], quick: bool) -> dict[str, Any]:
     """Measure everything and return the result."""
     with under_test(quick) as (children, load, skipped):
-        memory = measure_memory(children, load, streams=8 if quick else 200)
+        memory = measure_memory(children, load, streams=8 if quick else 200, seconds=0.1 if quick else 0.5)
         windows: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for number in range(rounds):
             for scenario in scenarios:

@@ -14,13 +14,13 @@ from .processes import Child, cores, first_answer, module, pinned
 from .usage import rss_bytes, tree
 
 
-def measure_memory(children: Mapping[str, Child], load: Child, *, streams: int) -> dict[str, Any]:
+def measure_memory(children: Mapping[str, Child], load: Child, *, streams: int, seconds: float = 0.5) -> dict[str, Any]:
     """Measure resident memory, idle and with open slow streams, of processes that have just started."""
     found: dict[str, Any] = {}
     for variant, child in children.items():
         if variant == "direct":
             continue
-        load.tell({"port": child.port, "pid": child.pid, "connections": 1, "seconds": 0.3})
+        load.tell({"port": child.port, "pid": child.pid, "connections": 1, "warmup_s": 0, "seconds": seconds})
         load.hear(40)
         idle = rss_bytes(tree(child.pid))
         load.tell(
@@ -29,9 +29,10 @@ def measure_memory(children: Mapping[str, Child], load: Child, *, streams: int) 
                 "pid": child.pid,
                 "connections": streams,
                 "chunks": 100,
-                "pace_ms": 500,
+                "pace_ms": int(seconds * 1000),
                 "hold": True,
-                "seconds": 0.5,
+                "warmup_s": 0,
+                "seconds": seconds,
             }
         )
         held = load.hear(60)

@@ -445,7 +445,7 @@ async def test_a_connection_that_dies_amid_a_stream_is_a_reset(
 
 
 async def test_closing_a_stream_stops_the_engine(backend: OllamaBackend, engine: SimulatedOllama) -> None:
-    engine.faults.set(Fault(token_delay_s=1000.0))
+    engine.faults.set(Fault(stall="mid_stream", after_tokens=1))
     upstream = await start(backend, "chat", CHAT, messages=HELLO, stream=True)
     await upstream.aclose()
     await engine.wait_for(lambda e: e.stats.aborted_generations == 1 and e.stats.active_generations == 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import logging
 import random
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from .deployment import Deployment
 
 logger = logging.getLogger("smartrouter_asgi")
+
+WARM_UP_WAIT_S = 0.5
+"""How long a start waits for the first lists of models; what takes longer goes on beside the requests."""
 
 
 class SmartRouter:
@@ -119,15 +123,21 @@ class SmartRouter:
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncGenerator[None, None]:
-        """Warm up on entry, end in order on exit: for the host's own lifespan."""
+        """Warm up on entry, for a moment or in the background, end in order on exit: for the host's own lifespan."""
         self._in_lifespan = True
         self.draining = False
-        await self._warm_up()
+        warm_up = asyncio.create_task(self._warm_up())
         try:
+            # A backend that hangs, or a model that loads for minutes, keeps nobody from being served meanwhile.
+            await asyncio.wait({warm_up}, timeout=WARM_UP_WAIT_S)
+            if warm_up.done():
+                warm_up.result()
             yield
         finally:
             self._in_lifespan = False
             self.draining = True
+            warm_up.cancel()
+            await asyncio.gather(warm_up, return_exceptions=True)
             await self.aclose()
 
     async def aclose(self) -> None:
