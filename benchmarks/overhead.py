@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +174,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=0, help="how often each variant is measured (1 to 20)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the `finally`s that stop the processes
     rounds = min(max(arguments.rounds or (1 if arguments.quick else 3), 1), 20)
     result = measure(rounds, QUICK if arguments.quick else SCENARIOS, arguments.quick)
     save(result, arguments.out)

@@ -7,7 +7,7 @@ import difflib
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ from .wire.errors import error_headers, openai_envelope
 if TYPE_CHECKING:
     import httpx
 
-    from .deployment import Deployment
+    from .deployment import Deployment, ModelInfo
 
 logger = logging.getLogger("smartrouter_asgi")
 
@@ -89,7 +89,7 @@ class SmartRouter:
         )
         self._deployer = assembly.Deployer(settings, self.backends)
         self.discovery = Discovery(
-            sources=assembly.discovery_sources(settings, self.backends, self._deployer, self.breakers),
+            sources=assembly.discovery_sources(settings, self.backends, self._deployer, self.breakers, self._on_listed),
             configured=self._deployer.configured,
             aliases=settings.aliases,
             rules=assembly.discovery_rules(settings),
@@ -127,6 +127,7 @@ class SmartRouter:
         self._in_lifespan = True
         self.draining = False
         warm_up = asyncio.create_task(self._warm_up())
+        monitor = asyncio.create_task(self._monitor())
         try:
             # A backend that hangs, or a model that loads for minutes, keeps nobody from being served meanwhile.
             await asyncio.wait({warm_up}, timeout=WARM_UP_WAIT_S)
@@ -137,7 +138,8 @@ class SmartRouter:
             self._in_lifespan = False
             self.draining = True
             warm_up.cancel()
-            await asyncio.gather(warm_up, return_exceptions=True)
+            monitor.cancel()
+            await asyncio.gather(warm_up, monitor, return_exceptions=True)
             await self.aclose()
 
     async def aclose(self) -> None:
@@ -179,6 +181,14 @@ class SmartRouter:
                     await self.gate.load(deployment)
                 except SmartRouterError as exc:
                     logger.warning("preload of %s failed: %s", deployment.id, exc)
+
+    async def _monitor(self) -> None:
+        """Look at the engines again and again: what they load or lose behind our back shows without a request."""
+        if self.gate is None or not self.settings.vram.monitor_enabled:
+            return
+        while True:
+            await asyncio.sleep(self.settings.vram.monitor_interval_s)
+            await self.gate.reconcile(force=True)
 
     def _tell_about_lifespan(self) -> None:
         if not self._told_about_lifespan:
@@ -270,6 +280,11 @@ class SmartRouter:
         order = ("closed", "half-open", "open")
         states = [state for name, _, state in self.breakers.states() if name == backend]
         return max(states, key=order.index, default="closed")
+
+    def _on_listed(self, backend: str, models: Sequence[ModelInfo]) -> None:
+        """Tell the gate which names are one model."""
+        if self.gate is not None:
+            self.gate.tell_digests(backend, {model.id: model.digest for model in models if model.digest})
 
     def _above_threshold(self) -> bool:
         return self.gate is not None and self.gate.snapshot().above_threshold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from .routing.discovery import DiscoveryRules, DiscoverySource
 from .transport.http import Transport
 from .vram.policy import GatePolicy
 from .vram.probes import MemoryProbe, NVMLProbe, detect_budget_bytes
+
+CONTEXT_BYTES = 512 * 1024 * 1024  # of the engine's process on a GPU, beside weights and cache
 
 
 def build_backends(settings: Settings, transport: Transport, *, gating: bool) -> dict[str, Backend]:
@@ -85,6 +88,12 @@ class Deployer:
             for model in self._settings.models
         ]
 
+    def discovered(self, backend: str, info: ModelInfo) -> Deployment:
+        """Make the deployment of a listed model. Its size on disk tells more of its footprint than any default."""
+        vram_bytes = None if info.size_bytes is None else info.size_bytes * 6 // 5 + CONTEXT_BYTES
+        deployment = self.deploy(backend, info.id, vram_bytes=vram_bytes)
+        return dataclasses.replace(deployment, gated=False) if info.remote else deployment
+
     def deploy(
         self,
         backend: str,
@@ -130,22 +139,30 @@ def may_be_gated(settings: Settings, section: BackendSettings) -> bool:
     return settings.vram.max_total_bytes is not None or is_local(section.base_url)
 
 
+Listed = Callable[[str, Sequence[ModelInfo]], None]
+"""Told what a backend has listed."""
+
+
 def discovery_sources(
-    settings: Settings, backends: Mapping[str, Backend], deployer: Deployer, breakers: BreakerBoard
+    settings: Settings,
+    backends: Mapping[str, Backend],
+    deployer: Deployer,
+    breakers: BreakerBoard,
+    listed: Listed = lambda *_: None,
 ) -> list[DiscoverySource]:
     """Say how each backend is asked for its models: behind a breaker of its own, so that a dead one is left alone."""
     return [
         DiscoverySource(
             backend=name,
-            list_models=_guarded(backend, breakers),
-            deploy=functools.partial(deployer.deploy, name),
+            list_models=_guarded(backend, breakers, listed),
+            deploy=functools.partial(deployer.discovered, name),
             prefix=section.model_prefix if (section := settings.backends.get(name)) is not None else "",
         )
         for name, backend in backends.items()
     ]
 
 
-def _guarded(backend: Backend, breakers: BreakerBoard) -> Callable[[], Awaitable[Sequence[ModelInfo]]]:
+def _guarded(backend: Backend, breakers: BreakerBoard, listed: Listed) -> Callable[[], Awaitable[Sequence[ModelInfo]]]:
     async def list_models() -> Sequence[ModelInfo]:
         permit = breakers.get(backend.name, "list").acquire()
         try:
@@ -157,6 +174,7 @@ def _guarded(backend: Backend, breakers: BreakerBoard) -> Callable[[], Awaitable
             raise
         else:
             permit.success()
+            listed(backend.name, models)
             return models
         finally:
             permit.release()

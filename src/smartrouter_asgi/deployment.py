@@ -57,6 +57,8 @@ class ModelInfo:
     """Size of the weights on disk, where the engine tells."""
     digest: str | None = None
     capabilities: tuple[str, ...] = field(default=())
+    remote: bool = False
+    """The engine only forwards to somebody else's machine: no memory is needed here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,6 +184,12 @@ async def turns(count: int = 50) -> None:
         await asyncio.sleep(0)
 
 
+async def soon(event: asyncio.Event) -> None:
+    """Wait for an event, but not for ever."""
+    async with asyncio.timeout(10):
+        await event.wait()
+
+
 async def silent(message: Message) -> None:
     """A `send` that nobody listens to."""
 

@@ -10,9 +10,8 @@ import pytest
 from smartrouter_asgi.state import SCOPE_KEY, RequestState
 from smartrouter_asgi.testing.asgi import drive, http_scope
 
-from .layers import CHAT, LAYERS, STACKS, Inner, Witness, chat, post, silent, status, turns, whole_body
+from .layers import CHAT, LAYERS, STACKS, Inner, Witness, chat, post, silent, soon, status, turns, whole_body
 
-layers = pytest.mark.parametrize("wrap", LAYERS.values(), ids=LAYERS)
 stacks = pytest.mark.parametrize("wrap", STACKS.values(), ids=STACKS)
 ALPHA_CHAT = chat("alpha")
 
@@ -143,7 +142,7 @@ async def test_a_client_that_leaves_cancels_the_inner_app(name, commit):
     """The inner app is cancelled, the call ends quietly, and nothing is sent any more."""
     inner = Witness(commit=commit)
     async with drive(STACKS[name](inner), post(), body=ALPHA_CHAT) as call:
-        await call.until(lambda _: inner.entered.is_set())
+        await soon(inner.entered)
         sent = len(call.sent)
         call.disconnect()
         await call.ended()
@@ -182,7 +181,7 @@ async def test_a_disconnect_is_never_invented(wrap):
         heard.append(await receive())
 
     async with drive(wrap(inner), post(), body=ALPHA_CHAT) as call:
-        await call.until(lambda _: listening.is_set())
+        await soon(listening)
         await turns()
         assert heard == []
         call.disconnect()
@@ -251,11 +250,11 @@ async def test_a_receive_that_raises_after_the_body_spoils_nothing(wrap):
     assert sent == ["http.response.start", "http.response.body"]
 
 
-@layers
-async def test_two_requests_at_once_do_not_see_each_other(wrap):
+@pytest.mark.parametrize("name", WATCHED)
+async def test_two_requests_at_once_do_not_see_each_other(name):
     """Nothing of a request is kept on the layer."""
     inner = Witness()
-    app = wrap(inner)
+    app = STACKS[name](inner)
     async with drive(app, post(), body=ALPHA_CHAT) as first, drive(app, post(), body=ALPHA_CHAT) as second:
         await first.received(b"begun")
         await second.received(b"begun")

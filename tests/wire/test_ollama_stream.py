@@ -153,14 +153,12 @@ def test_the_usage_chunk_comes_last_and_only_when_asked_for() -> None:
 
 
 def test_the_codec_tells_the_usage_whether_or_not_the_client_wants_it() -> None:
-    reader = codec()
-    reader.feed(line({"content": "x"}))
-    assert reader.usage is None
-    reader.feed(line({}, done=True))
-    assert reader.usage == Usage()
-    reader = codec()
-    reader.feed(line({}, **DONE))
-    assert reader.usage == Usage(prompt_tokens=5, completion_tokens=7)
+    told = []
+    for last in (line({"content": "x"}), line({}, done=True), line({}, **DONE)):
+        reader = codec()
+        reader.feed(last)
+        told.append(reader.usage)
+    assert told == [None, Usage(), Usage(prompt_tokens=5, completion_tokens=7)]
 
 
 def test_one_id_and_one_time_hold_for_the_whole_stream() -> None:

@@ -24,9 +24,9 @@ from .base import BackendSpec, Exchange, HTTPBackend, PlainAnswer
 LOAD_TIMEOUT_S = 600.0
 UNLOAD_TIMEOUT_S = 10.0
 UNLOAD_POLL_S = 0.25
-
-REMOTE = "remote"
-"""Added to the capabilities of a model that Ollama only forwards to its cloud: it needs no memory here."""
+UNLOAD_SETTLE_S = 1.5
+"""How long memory takes to come back once Ollama no longer lists a model. It waits for that only after evictions of its
+own: a load that follows an unload of ours too soon would end up partly on the CPU."""
 
 _DEFAULT_PREFIXES = ("registry.ollama.ai/", "library/")
 
@@ -40,6 +40,7 @@ class OllamaBackend(HTTPBackend):
 
     type = "ollama"
     capabilities = Capabilities(can_load=True, can_report_loaded=True, loads_on_demand=True)
+    unload_settle_s = UNLOAD_SETTLE_S
 
     def __init__(self, spec: BackendSpec, transport: Transport) -> None:
         super().__init__(spec, transport)
@@ -84,7 +85,7 @@ class OllamaBackend(HTTPBackend):
         await self.call_json("GET", "/api/version")
 
     async def list_models(self) -> tuple[ModelInfo, ...]:
-        """Read `/api/tags`; models of Ollama's cloud have the capability `remote`."""
+        """Read `/api/tags`; models of Ollama's cloud are `remote`."""
         listed = tuple(_model_info(row) for row in await self._rows("/api/tags"))
         self._listed = {model.id: model for model in listed}
         return listed
@@ -124,7 +125,7 @@ class OllamaBackend(HTTPBackend):
             raise engine_error(self.name, answer["error"])
 
     async def unload(self, model: str) -> None:
-        """Unload with `keep_alive: 0`, which Ollama only notes, and wait until `/api/ps` no longer lists the model.
+        """Unload with `keep_alive: 0`, which Ollama only notes, and wait until its memory is back.
 
         Raises `AttemptError` (504) when it is still there after ten seconds: something still uses it.
         """
@@ -137,6 +138,7 @@ class OllamaBackend(HTTPBackend):
         with anyio.move_on_after(UNLOAD_TIMEOUT_S):
             while await self._holds(model):  # noqa: ASYNC110 - Ollama tells nobody when it is gone
                 await anyio.sleep(UNLOAD_POLL_S)
+            await anyio.sleep(self.unload_settle_s)
             return
         raise AttemptError(
             f"backend '{self.name}' still holds '{model}' {UNLOAD_TIMEOUT_S:g} s after it was told to unload it",
@@ -151,7 +153,7 @@ class OllamaBackend(HTTPBackend):
 
     def _can_think(self, model: str) -> bool | None:
         known = self._listed.get(self.canonical(model))
-        told = set(known.capabilities) - {REMOTE} if known is not None else set()
+        told = known.capabilities if known is not None else ()
         return "thinking" in told if told else None  # older releases list no capabilities
 
     async def _holds(self, model: str) -> bool:
@@ -198,7 +200,8 @@ def _model_info(row: dict[str, Any]) -> ModelInfo:
         owned_by=namespace or "library",
         size_bytes=_count(row.get("size")),
         digest=_text(row.get("digest")),
-        capabilities=(*capabilities, REMOTE) if remote else capabilities,
+        capabilities=capabilities,
+        remote=remote,
     )
 
 

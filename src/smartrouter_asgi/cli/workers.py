@@ -57,8 +57,8 @@ async def _look(start: Start) -> Settings:
         seen = await survey(router, within_s=SURVEY_WITHIN_S)
         if router.gate is not None and (names := gated_or_unknown(router)):
             raise CommandError(
-                f"--workers {settings.server.workers} does not go with gated backends ({', '.join(names)}): each of them "
-                "would give out the whole of the GPU memory.\n"
+                f"--workers {settings.server.workers} does not go with gated backends ({', '.join(names)}): each "
+                "process would give out the whole of the GPU memory.\n"
                 "  Use --workers 1, or `gated: false` for the backends whose memory need not be watched."
             )
         start.announce(router, seen)

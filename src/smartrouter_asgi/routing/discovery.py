@@ -27,8 +27,8 @@ class DiscoverySource:
 
     backend: str
     list_models: Callable[[], Awaitable[Sequence[ModelInfo]]]
-    deploy: Callable[[str], Deployment]
-    """Makes the deployment of a listed upstream id."""
+    deploy: Callable[[ModelInfo], Deployment]
+    """Makes the deployment of a listed model; its upstream id is taken as it is."""
     prefix: str = ""
     """Taken off a listed id to make the name that clients use."""
 
@@ -174,7 +174,7 @@ def build_catalog(
         for info in listings[source.backend].models:
             name = info.id.removeprefix(source.prefix) or info.id
             if name not in models and rules.takes(name):
-                found.setdefault(name, []).append((info, source.deploy(info.id)))
+                found.setdefault(name, []).append((info, source.deploy(info)))
     for name, entries in found.items():
         models[name] = ModelGroup(
             name=name,

@@ -136,7 +136,10 @@ class Drive:
     # -- waiting
 
     async def until(self, test: Callable[[Drive], bool]) -> Self:
-        """Run the app until `test` holds. Raises what the app raised, `AssertionError` when it ended too early."""
+        """Run the app until `test`, of what it sends and receives, holds.
+
+        Raises what the app raised, `AssertionError` when it ended too early.
+        """
         async with asyncio.timeout(self._timeout_s):
             while not test(self):
                 if self._running.done():

@@ -1,9 +1,14 @@
-"""The engines' side of the gate: every call bounded in time, no answer told from an empty one."""
+"""The engines' side of the gate: every call bounded in time, no answer told from an empty one.
+
+The bounds are anyio scopes: a lifecycle that speaks HTTP over httpx loses connections when cancelled otherwise.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, TypeAlias
+
+import anyio
 
 from ..deployment import LoadedModel
 
@@ -34,18 +39,18 @@ class Engines:
 
     async def load(self, key: ModelKey) -> None:
         """Return once the model is loaded; raises what the engine raises, or TimeoutError."""
-        async with asyncio.timeout(self._load_timeout_s):
+        with anyio.fail_after(self._load_timeout_s):
             await self._lifecycles[key.backend].load(key.model)
 
     async def unload(self, key: ModelKey) -> None:
         """Return once the model's memory is free; raises what the engine raises, or TimeoutError."""
-        async with asyncio.timeout(self._unload_timeout_s):
+        with anyio.fail_after(self._unload_timeout_s):
             await self._lifecycles[key.backend].unload(key.model)
 
     async def is_idle(self, key: ModelKey, *, within_s: float) -> bool | None:
         """Return whether the engine is done with the model; None when it cannot tell, or not in time."""
         try:
-            async with asyncio.timeout(within_s):
+            with anyio.fail_after(within_s):
                 return await self._lifecycles[key.backend].is_idle(key.model)
         except Exception:  # an engine that cannot be asked cannot tell
             return None
@@ -58,7 +63,7 @@ class Engines:
 
     async def _ask_one(self, backend: str) -> tuple[LoadedModel, ...] | None:
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            with anyio.fail_after(ANSWER_TIMEOUT_S):
                 return await self._lifecycles[backend].running()
         except Exception:  # whatever the engine's trouble is, the ledger stands
             return None

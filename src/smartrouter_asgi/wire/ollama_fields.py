@@ -92,6 +92,14 @@ class RequestFields:
         """List a member, already taken, as ignored."""
         self.ignored[_INDEX.sub("", self._path) + name] = None
 
+    def expect(self, name: str, value: Any, only: Any, hint: str) -> None:
+        """List a member, already taken, whose value is how Ollama does it anyway; any other value is refused."""
+        if value is None:
+            return
+        if value != only:
+            raise self.unsupported(name, hint)
+        self.note(name)
+
     def close(self, *, harmless: Iterable[str] = (), hints: Mapping[str, str] | None = None) -> None:
         """Ignore the harmless members that are left and refuse every other one; `hints` say what would be right."""
         for name in harmless:

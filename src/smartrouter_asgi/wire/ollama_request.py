@@ -66,9 +66,10 @@ def translate_request(call: Call, *, model: str, residency: Residency, can_think
     Raises `RequestError` for a field of the wrong type and `UnsupportedParameterError` for one that Ollama cannot
     honour (both 400, `param` names it).
     """
-    fields = RequestFields({name: call.value(name) for name in call.fields if name not in ("model", "stream")})
+    fields = RequestFields({name: call.value(name) for name in call.fields if name != "model"})
+    stream = fields.boolean("stream")
     if call.operation == "embeddings":
-        if call.stream:
+        if stream:
             raise fields.unsupported("stream", "embeddings come in one piece; leave it out")
         return _embeddings(fields, model, residency)
     include_usage = _stream_options(fields, stream=call.stream)
@@ -83,7 +84,8 @@ def translate_request(call: Call, *, model: str, residency: Residency, can_think
     if think is not None:
         body["think"] = think
     body.update(residency.members(take_options(fields)))
-    _one_answer(fields)
+    fields.expect("n", fields.integer("n", low=1), 1, "it gives one answer; ask once for each")
+    fields.expect("logit_bias", fields.mapping("logit_bias"), {}, "it cannot bias tokens; leave it out")
     fields.close(harmless=HARMLESS, hints=HINTS)
     return OllamaRequest(path=path, body=_encoded(body), ignored=tuple(fields.ignored), include_usage=include_usage)
 
@@ -102,16 +104,9 @@ def _chat(fields: RequestFields) -> dict[str, Any]:
         raise fields.wrong("top_logprobs", "given together with 'logprobs': true")
     if wanted:
         body.update(_logprobs(top))
-    modalities = fields.items("modalities")
-    if modalities is not None:
-        if modalities != ["text"]:
-            raise fields.unsupported("modalities", "it answers in text only; leave it out")
-        fields.note("modalities")
+    fields.expect("modalities", fields.items("modalities"), ["text"], "it answers in text only; leave it out")
     verbosity = fields.string("verbosity")
-    if verbosity is not None:
-        if verbosity != "medium":
-            raise fields.unsupported("verbosity", "ask for a short or long answer in a message")
-        fields.note("verbosity")
+    fields.expect("verbosity", verbosity, "medium", "ask for a short or long answer in a message")
     return body
 
 
@@ -134,11 +129,7 @@ def _completion(fields: RequestFields) -> dict[str, Any]:
         body.update(_logprobs(top))
     if fields.boolean("echo"):
         raise fields.unsupported("echo", "it does not repeat the prompt; leave it out")
-    best_of = fields.integer("best_of", low=1)
-    if best_of is not None:
-        if best_of > 1:
-            raise fields.unsupported("best_of", "it gives one answer; leave it out")
-        fields.note("best_of")
+    fields.expect("best_of", fields.integer("best_of", low=1), 1, "it gives one answer; leave it out")
     return body
 
 
@@ -168,19 +159,6 @@ def _embeddings(fields: RequestFields, model: str, residency: Residency) -> Olla
         inputs=len(texts),
         base64=encoding == "base64",
     )
-
-
-def _one_answer(fields: RequestFields) -> None:
-    count = fields.integer("n", low=1)
-    if count is not None:
-        if count > 1:
-            raise fields.unsupported("n", "it gives one answer; ask once for each")
-        fields.note("n")
-    bias = fields.mapping("logit_bias")
-    if bias is not None:
-        if bias:
-            raise fields.unsupported("logit_bias", "leave it out")
-        fields.note("logit_bias")
 
 
 def _format(fields: RequestFields) -> Any:

@@ -1,0 +1,99 @@
+"""Every benchmark runs and says all it has to say; how fast anything is, no test asks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="CPU time and memory of other processes are read from /proc"
+)
+
+
+def run(module: str, *arguments: str) -> str:
+    """Run one module of the benchmarks and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def result(folder: Path, name: str) -> dict[str, Any]:
+    found = json.loads((folder / f"{name}.json").read_text())
+    assert found["name"] == name
+    assert found["commit"]
+    assert found["machine"].keys() == {"cpu", "cores", "kernel", "implementation"}
+    assert {"python", "smartrouter-asgi", "uvicorn", "httpx"} <= found["versions"].keys()
+    assert str(Path.home()) not in json.dumps(found)
+    return found
+
+
+def assert_figure(row: dict[str, Any], *, positive: bool = True) -> None:
+    """A figure says its unit, how often it was measured and how far that spread; none is absurd."""
+    assert row["unit"]
+    assert row["n"] >= 1
+    assert row["low"] <= row["median"] <= row["high"] < 1e9
+    if positive:
+        assert row["median"] > 0, row
+
+
+def test_overhead(tmp_path: Path):
+    printed = run("overhead", "--quick", "--out", str(tmp_path))
+    found = result(tmp_path, "overhead")
+    assert found["method"]["skipped"].keys() == {"nginx", "proxy", "router_log"}
+    seen = {(f["scenario"], f["variant"], f["metric"]) for f in found["figures"]}
+    for variant in ("direct", "hello", "router"):
+        for metric in ("cpu", "rate", "latency_p50", "latency_p99"):
+            assert ("plain_1", variant, metric) in seen
+            assert ("plain_32", variant, metric) in seen
+        assert ("first_token", variant, "first_token_p50") in seen
+        assert {("burst", variant, "cpu"), ("paced", variant, "cpu"), ("paced", variant, "delay_p95")} <= seen
+    for row in found["figures"]:
+        assert_figure(row)
+    names = {row["name"]: row for row in found["ratios"]}
+    assert names["CPU per request, router / hello"]["aim"] == 2.5
+    for row in found["ratios"]:
+        assert_figure(row)
+    for memory in found["memory"].values():
+        assert_figure(memory["idle_mb"])
+        assert_figure(memory["per_stream_kb"], positive=False)
+        assert memory["streams_open"] == memory["streams_asked"]
+    for row in found["startup"].values():
+        assert_figure(row, positive=False)
+    assert found["startup"]["first_answer_router"]["median"] > 0
+    assert "aim (performance issue)" in printed
+
+
+def test_layers_and_report(tmp_path: Path):
+    run("layers", "--quick", "--out", str(tmp_path))
+    found = result(tmp_path, "layers")
+    names = {row["name"] for row in found["layers"]}
+    assert {"resolution alone", "resilience inside", "gate inside, model resident", "whole router, plain"} <= names
+    for row in found["layers"]:
+        assert_figure(row, positive=row["minus"] is None or row["name"].startswith("whole"))
+    assert {"parse_call, 200 KB", "read_plain, 600 bytes"} <= {row["name"] for row in found["operations"]}
+    for row in found["operations"]:
+        assert_figure(row)
+
+    readme = tmp_path / "README.md"
+    shutil.copy(ROOT / "benchmarks" / "README.md", readme)
+    run("report", "--results", str(tmp_path), "--readme", str(readme))
+    text = readme.read_text()
+    assert text.count("<!-- results: begin -->") == text.count("<!-- results: end -->") == 1
+    assert "whole router, plain" in text
+    assert text.startswith("# Benchmarks")
