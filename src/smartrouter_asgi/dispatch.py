@@ -25,6 +25,7 @@ from .exceptions import (
 from .resilience.attempts import Attempt
 from .resilience.concurrency import ConcurrencyLimit
 from .resilience.deadline import Timeouts
+from .resilience.retry import counts_as_failure
 from .routing.plan import RoutePlan
 from .state import RequestState, find_state
 from .transport.watchdog import Watchdog
@@ -252,8 +253,7 @@ class _Relay:
     async def _break_off(self, exc: AttemptError | FramingError) -> None:
         """Tell a client whose answer is committed that it broke; the body ends without `[DONE]`."""
         self._done = True
-        neutral = isinstance(exc, AttemptError) and exc.kind not in (FailureKind.RESET, FailureKind.SERVER)
-        self._observe(exc.code, failed=not neutral)
+        self._observe(exc.code, failed=isinstance(exc, FramingError) or counts_as_failure(exc.kind))
         self._attempt.upstream_ended(busy=isinstance(exc, AttemptError) and exc.engine_busy)
         if not self._call.stream:
             return  # a plain answer is sent in one piece: what broke is the client's side

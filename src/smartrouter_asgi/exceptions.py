@@ -29,8 +29,10 @@ FramingError                     internal: a broken stream, before dispatch has 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 
 class SmartRouterError(Exception):
@@ -281,10 +283,12 @@ class RouteExhaustedError(SmartRouterError):
 class FramingError(Exception):
     """An upstream's bytes break the framing of its stream; never shown as such: dispatch turns it into what fits.
 
-    `code` is the in-stream error code it becomes once the answer is committed.
+    `code` is the in-stream error code it becomes once the answer is committed; `before` is what the same bytes held
+    before the break, which still counts.
     """
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
+        self.before: Sequence[Any] = ()

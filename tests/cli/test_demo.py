@@ -6,7 +6,9 @@ import json
 
 from smartrouter_asgi.testing.ollama import demo_models
 
-from .commands import Served, serving
+from .commands import Served, patched, serving
+
+FAST = patched("from smartrouter_asgi.cli import demo\ndemo.TIME_SCALE = 0.1")
 
 
 def content(stream: str) -> str:
@@ -20,7 +22,7 @@ async def residents(served: Served) -> list[str]:
 
 async def test_the_demo_streams_swaps_and_says_that_it_is_simulated():
     outer = {"ROUTER_PROVIDER": "openai", "ROUTER_CONFIG": "/nowhere.yaml", "ROUTER_VRAM_MAX_TOTAL_GB": "1"}
-    async with serving("--demo", env=outer) as served:
+    async with serving("--demo", env=outer, program=FAST) as served:
         small, large = served.curls
         first = await served.request(small)
         after_first = await residents(served)

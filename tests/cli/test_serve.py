@@ -196,7 +196,11 @@ async def test_without_uvicorn_it_says_what_to_install():
 
 
 async def test_a_start_that_fails_passes_uvicorns_exit_code_on():
-    code = "from smartrouter_asgi import SmartRouter\nasync def fail(self): raise RuntimeError('no')\nSmartRouter._warm_up = fail"
+    code = """
+from smartrouter_asgi import SmartRouter
+async def fail(self): raise RuntimeError("no")
+SmartRouter._warm_up = fail
+"""
     async with RawServer(good) as engine:
         outcome = await run("serve", "--port", "0", program=patched(code), env=env_of(engine))
     assert outcome.code == 3
@@ -239,7 +243,8 @@ async def test_a_signal_ends_it_in_order_though_a_stream_runs(number: signal.Sig
     async with RawServer(endless) as engine:
         file = tmp_path / "router.yaml"
         file.write_text(
-            f'backends: {{box: {{type: openai, url: "{engine.base_url}/v1"}}}}\nresilience: {{drain: {{timeout: 1s}}}}\n'
+            f'backends: {{box: {{type: openai, url: "{engine.base_url}/v1"}}}}\n'
+            "resilience: {drain: {timeout: 1s}}\n"
         )
         async with serving("--config", str(file)) as served, httpx.AsyncClient(trust_env=False) as client:
             body = {"model": "engine-model", "stream": True, "messages": [{"role": "user", "content": "hi"}]}

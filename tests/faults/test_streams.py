@@ -235,3 +235,10 @@ async def test_the_deadline_ends_a_stream_that_never_does():
 
     response, _ = await ask(endless, timeouts={**PATIENT, "total": "1500ms"})
     assert error_of(response)["code"] == "stream_deadline"
+
+
+async def test_what_was_whole_before_a_broken_event_is_delivered():
+    """A good event and a broken one in a single read: the first still reaches the client."""
+    response, _ = await ask(streaming(ROLE + chunk("Hel") + chunk("lo") + b'data: {"error" broken\n\n'))
+    assert response.text.startswith((ROLE + chunk("Hel") + chunk("lo")).decode())
+    assert error_of(response)["code"] == "upstream_protocol"

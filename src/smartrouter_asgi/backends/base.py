@@ -306,7 +306,12 @@ class HTTPUpstream:
             raise FramingError("a plain answer was asked for, not a stream", code="upstream_protocol")
         async with aclosing(self._answer.chunks()) as chunks:
             async for data in chunks:
-                pieces = codec.feed(data)
+                try:
+                    pieces = codec.feed(data)
+                except FramingError as exc:
+                    if exc.before:
+                        yield list(exc.before)
+                    raise
                 if pieces:
                     yield pieces
         pieces = codec.finish()

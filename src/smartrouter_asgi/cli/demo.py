@@ -18,6 +18,9 @@ GPU_BYTES = 18 * GIB
 
 NUM_CTX = 4096
 
+TIME_SCALE = 1.0
+"""Real seconds for each second of the engine."""
+
 _VARIABLES = frozenset({"ROUTER_HOST", "ROUTER_PORT", "ROUTER_LOG_LEVEL", "ROUTER_LOG_FORMAT", "ROUTER_ADMIN_API_KEY"})
 """The variables that count in a demo; the rest would describe other engines."""
 
@@ -29,7 +32,9 @@ def demo_environ(environ: Mapping[str, str]) -> dict[str, str]:
 
 def demo_engine() -> SimulatedOllama:
     """Make the engine, which listens on a free loopback port once it is started."""
-    return SimulatedOllama(demo_models(), gpu_bytes=GPU_BYTES, num_ctx=NUM_CTX, vram_release_s=(0.0, 0.0))
+    return SimulatedOllama(
+        demo_models(), gpu_bytes=GPU_BYTES, num_ctx=NUM_CTX, vram_release_s=(0.0, 0.0), time_scale=TIME_SCALE
+    )
 
 
 def demo_settings(engine: SimulatedOllama, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Settings:

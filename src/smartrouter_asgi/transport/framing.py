@@ -41,7 +41,10 @@ class SSESplitter:
                 start = match.end()
             rest = data[start:]
         self._carry = rest
-        if len(rest) > self._max or (events and len(max(events, key=len)) > self._max):
+        if events:  # an overlong rest is told at the next call: what is whole goes first
+            if len(max(events, key=len)) > self._max:
+                raise _too_large(self._max)
+        elif len(rest) > self._max:
             raise _too_large(self._max)
         return events
 
@@ -64,7 +67,10 @@ class LineSplitter:
         """Return the lines completed by `data`, without their ends. Raises `FramingError` over the limit."""
         lines = (self._carry + data).split(b"\n") if self._carry else data.split(b"\n")
         self._carry = lines.pop()
-        if len(self._carry) > self._max or (lines and len(max(lines, key=len)) > self._max):
+        if lines:  # an overlong rest is told at the next call: what is whole goes first
+            if len(max(lines, key=len)) > self._max:
+                raise _too_large(self._max)
+        elif len(self._carry) > self._max:
             raise _too_large(self._max)
         return [line for line in lines if line and not line.isspace()]
 

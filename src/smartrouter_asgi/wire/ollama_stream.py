@@ -86,7 +86,9 @@ class OllamaStreamCodec:
             try:
                 answer = answer_decoder.decode(line)
             except (msgspec.DecodeError, RecursionError) as exc:
-                raise FramingError("the engine sent a line that is no answer", code="upstream_protocol") from exc
+                error = FramingError("the engine sent a line that is no answer", code="upstream_protocol")
+                error.before = pieces
+                raise error from exc
             self._read(answer, pieces)
         return pieces
 

@@ -99,7 +99,11 @@ class OpenAIStreamCodec:
             ):
                 pieces.append(Piece(PieceKind.CONTENT, event))
                 continue
-            piece = self._read(event)
+            try:
+                piece = self._read(event)
+            except FramingError as exc:
+                exc.before = pieces
+                raise
             pieces.append(piece)
             if piece.kind is PieceKind.ERROR:
                 break
