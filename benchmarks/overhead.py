@@ -131,7 +131,7 @@ def measure(rounds: int, scenarios: tuple[Scenario, ...], quick: bool) -> dict[s
             "skipped": skipped,
         },
         nginx_version,
-        figures=[f for s in scenarios for v in children for f in _figures(s, v, windows[s.name][v])],
+        figures=[f for s in scenarios for v in children for f in _figures(s, v, windows[s.name])],
         ratios=ratios(windows),
         memory=memory,
         startup=startup,
@@ -139,8 +139,9 @@ def measure(rounds: int, scenarios: tuple[Scenario, ...], quick: bool) -> dict[s
     )
 
 
-def _figures(scenario: Scenario, variant: str, windows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _figures(scenario: Scenario, variant: str, variants: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     """Turn the windows of one scenario and variant into figures."""
+    windows = variants[variant]
     label = {"scenario": scenario.name, "variant": variant}
     events = [w[scenario.per] for w in windows]
     unit = scenario.per.removesuffix("s")
@@ -155,6 +156,9 @@ def _figures(scenario: Scenario, variant: str, windows: list[dict[str, Any]]) ->
         if all(w[field] for w in windows):
             for p in ("p50", "p95", "p99"):
                 yield {**label, "metric": f"{metric}_{p}", **figure([w[field][p] for w in windows], "us")}
+            if variant != "direct":
+                added = [w[field]["p50"] - d[field]["p50"] for w, d in zip(windows, variants["direct"], strict=True)]
+                yield {**label, "metric": f"added_{metric}_p50", **figure(added, "us")}
 
 
 def _noise(windows: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, Any]:

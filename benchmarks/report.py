@@ -15,6 +15,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 COLUMNS = (
     ("1 conn p50 us", "plain_1", "latency_p50"),
+    ("1 conn added p50 us", "plain_1", "added_latency_p50"),
     ("32 conn CPU us/request", "plain_32", "cpu"),
     ("32 conn requests/s", "plain_32", "rate"),
     ("32 conn p95 us", "plain_32", "latency_p95"),

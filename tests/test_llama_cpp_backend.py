@@ -316,3 +316,15 @@ async def test_auto_waits_for_a_server_that_loads():
     async with RawServer(script) as engine, through(router_over(engine.base_url, type="auto")) as client:
         response = await client.post("/v1/chat/completions", json=chat())
     assert response.status_code == 200
+
+
+async def test_auto_with_a_wrong_key_says_so():
+    """A server that answers nobody without its key is not "of no known kind"."""
+    refusal = b'{"error":{"message":"Invalid API Key","type":"authentication_error","code":401}}'
+    async with (
+        RawServer(LlamaServer({"/": (401, refusal)})) as engine,
+        through(router_over(engine.base_url, type="auto")) as client,
+    ):
+        response = await client.post("/v1/chat/completions", json=chat())
+    assert response.status_code == 502
+    assert response.json()["error"]["code"] == "upstream_auth"

@@ -64,7 +64,7 @@ def test_overhead(tmp_path: Path):
         assert ("first_token", variant, "first_token_p50") in seen
         assert {("burst", variant, "cpu"), ("paced", variant, "cpu"), ("paced", variant, "delay_p95")} <= seen
     for row in found["figures"]:
-        assert_figure(row)
+        assert_figure(row, positive=not row["metric"].startswith("added"))
     names = {row["name"]: row for row in found["ratios"]}
     assert names["CPU per request, router / hello"]["aim"] == 2.5
     for row in found["ratios"]:

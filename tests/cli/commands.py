@@ -11,7 +11,6 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 
@@ -79,7 +78,7 @@ class Served:
     def curls(self) -> list[list[str]]:
         return [shlex.split(line) for line in self.lines if line.strip().startswith("curl ")]
 
-    async def request(self, curl: list[str], **replaced: Any) -> httpx.Response:
+    async def request(self, curl: list[str]) -> httpx.Response:
         """Do with httpx what a curl line that was printed does."""
         assert curl[:2] == ["curl", "-N"]
         name, _, value = curl[curl.index("-H") + 1].partition(": ")

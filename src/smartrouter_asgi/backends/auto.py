@@ -15,6 +15,9 @@ from .base import Backend, BackendSpec, HTTPBackend, Upstream
 
 PROBE_TIMEOUT_S = 2.0
 
+_NOT_THERE = frozenset({FailureKind.REJECTED, FailureKind.MODEL_MISSING, FailureKind.PROTOCOL, FailureKind.UNSUPPORTED})
+"""Answers that say something about the kind of server: it has no such path."""
+
 
 class AutoBackend:
     """Asks the server what it is, once it answers, and is that backend from then on."""
@@ -101,7 +104,8 @@ async def detect(spec: BackendSpec, transport: Transport) -> str | None:
     """Find out which kind of engine answers at a URL; None when it is none that is known.
 
     `/api/version` with a version is Ollama's, `/props` with `default_generation_settings` llama.cpp's, a list under
-    `/v1/models` anybody else's. Raises `AttemptError` of kind `CONNECT` when nothing answers.
+    `/v1/models` anybody else's. Raises `AttemptError` when nothing answers, or when the answer is that it cannot answer
+    now (llama.cpp says 503 to every question while it loads) or not to us (a wrong key).
     """
     root = spec.url.removesuffix("/v1")
     probe = HTTPBackend(dataclasses.replace(spec, url=root), transport)
@@ -119,13 +123,17 @@ async def detect(spec: BackendSpec, transport: Transport) -> str | None:
             else set()
         )
         return "llama.cpp" if "llamacpp" in owners else "openai"
+    for answer in (listed, props, version):
+        if isinstance(answer, AttemptError):
+            raise answer
     return None
 
 
 async def _ask(probe: HTTPBackend, path: str) -> Any:
+    """Return the JSON under a path; None where there is no such thing, an `AttemptError` when it cannot be told now."""
     try:
         return await probe.call_json("GET", path, timeout_s=PROBE_TIMEOUT_S)
     except AttemptError as exc:
         if exc.kind is FailureKind.CONNECT:
             raise
-        return None
+        return None if exc.kind in _NOT_THERE else exc

@@ -81,6 +81,8 @@ class Drive:
         self.disconnected = False
         self.waiting = 0
         """How many calls of `receive` wait now for a message that has not come."""
+        self.taken = 0
+        """How many scripted messages the app has received."""
         self._app = app
         self._messages = deque(messages)
         self._timeout_s = timeout_s
@@ -167,6 +169,13 @@ class Drive:
         self._tell()
         return self
 
+    async def failure(self) -> BaseException | None:
+        """Wait for the end of the app and return what it raised, if it did."""
+        async with asyncio.timeout(self._timeout_s):
+            await asyncio.wait({self._running})
+        self._told = True
+        return self._running.exception()
+
     def __await__(self) -> Generator[Any, None, Self]:
         return self._run().__await__()
 
@@ -220,6 +229,7 @@ class Drive:
                 if self.disconnected or self.complete:
                     return {"type": "http.disconnect"}
                 await self._changed.wait()
+            self.taken += 1
             return self._messages.popleft()
         finally:
             self.waiting -= 1

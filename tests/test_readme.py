@@ -1,0 +1,96 @@
+"""What the README shows works."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from smartrouter_asgi.config import load_settings
+from smartrouter_asgi.config.environment import Environment
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def block(language: str, containing: str) -> str:
+    """The code block of a language that contains a text."""
+    found = [b for b in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in b]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """`make demo`, on a free port."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "smartrouter_asgi", "serve", "--demo", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if found := re.search(r"listening on (http://127\.0\.0\.1:\d+)/v1", line):
+            break
+    else:
+        raise AssertionError("".join(lines))
+    yield found.group(1)
+    process.terminate()
+    process.communicate(timeout=20)
+
+
+def test_the_curl_streams_an_answer(demo: str):
+    """Word for word, but for the port."""
+    command = block("sh", "curl").replace("http://127.0.0.1:11436", demo).replace("curl ", "curl -sS ", 1)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+    if "curl: not found" in done.stderr or "command not found" in done.stderr:
+        pytest.skip("this machine has no curl")
+    assert done.stdout.endswith("data: [DONE]\n\n"), done
+    assert done.stdout.count("data: ") > 5
+
+
+def test_the_sdk_snippet_streams_an_answer(demo: str):
+    """Word for word, but for the port."""
+    code = block("python", "from openai").replace("http://127.0.0.1:11436", demo)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "simulated" in done.stdout
+
+
+async def test_the_large_model_makes_the_others_go(demo: str):
+    """The README's invitation: ask for the large one, then look."""
+    body = {"model": "sim-large:27b", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+    async with httpx.AsyncClient(timeout=40) as client:
+        assert (await client.post(f"{demo}/v1/chat/completions", json=body)).status_code == 200
+        residents = (await client.get(f"{demo}/admin/vram")).json()["residents"]
+    assert [r["deployment"] for r in residents] == ["simulated/sim-large:27b"]
+
+
+def test_the_configuration_loads(tmp_path: Path):
+    """The YAML is one the gateway takes."""
+    path = tmp_path / "smartrouter.yaml"
+    path.write_text(block("yaml", "backends:"))
+    settings = load_settings(file=path, environ={"OPENROUTER_KEY": "x"})
+    assert set(settings.backends) == {"local", "box2", "cloud"}
+    assert yaml.safe_load(path.read_text())["aliases"] == dict(settings.aliases)
+
+
+def test_links_point_at_files():
+    """Every relative link exists."""
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_variable_the_gateway_reads_is_named():
+    """The table of the environment is complete, and names nothing that is not read."""
+    read = {f"ROUTER_{name.upper()}" for name in Environment.model_fields}
+    table = README[README.index("One backend needs no file") : README.index("smartrouter-asgi check` says")]
+    assert set(re.findall(r"`(ROUTER_[A-Z_]+)`", table)) == read
