@@ -119,7 +119,15 @@ def inside(app: App, body: bytes = PLAIN, *, gated: bool = False, resolved: bool
         if tried:
             state.attempt = Attempt(number=1, deployment=target, started=state.started)
             state.attempts = 1
-        await app({**new_scope(), SCOPE_KEY: state}, receiver(body), send)
+
+        async def tracked_send(message: Any) -> None:  # the outermost layer notes the commit, as dispatch relies on
+            if message["type"] == "http.response.start":
+                state.status = message["status"]
+            elif not message.get("more_body", False):
+                state.complete = True
+            await send(message)
+
+        await app({**new_scope(), SCOPE_KEY: state}, receiver(body), tracked_send)
 
     return call
 

@@ -204,9 +204,7 @@ class SmartRouter:
 
     def _build_gate(self) -> VRAMGate | None:
         """Make the gate, if there is a budget and an engine it could be shared by."""
-        if not self._is_gating() or not any(
-            self._deployer.gated(name) or backend.type == "auto" for name, backend in self.backends.items()
-        ):
+        if not self._is_gating() or not any(map(self._deployer.may_be_gated, self.backends)):
             return None
         return VRAMGate(
             budget_bytes=self._budget_bytes,
@@ -266,11 +264,13 @@ class SmartRouter:
             *metrics_routes(self.metrics),
             *admin_routes(self, self.settings.admin.api_key),
         ]
-        return Starlette(
+        endpoints = Starlette(
             routes=routes,
             lifespan=self.lifespan,
             exception_handlers={SmartRouterError: _render, HTTPException: _Wrong(routes), Exception: _internal},
         )
+        endpoints.router.redirect_slashes = False  # a 404 that names the right path says more, behind any proxy
+        return endpoints
 
     async def _is_idle(self, deployment: Deployment) -> bool | None:
         return await self.backends[deployment.backend].is_idle(deployment.model)
@@ -325,7 +325,7 @@ class _Wrong:
     """Answers a wrong path or method with JSON that names the right one."""
 
     def __init__(self, routes: list[Route]) -> None:
-        self._methods = {route.path: sorted(route.methods or ()) for route in routes}
+        self._methods = {route.path: sorted({*(route.methods or ())} - {"HEAD"}) for route in routes}
 
     async def __call__(self, request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)

@@ -115,6 +115,13 @@ class Deployer:
             gated=self.gated(backend),
         )
 
+    def may_be_gated(self, backend: str) -> bool:
+        """Tell whether a backend's models need a lease, or will once its kind is known."""
+        section = self._settings.backends.get(backend)
+        if section is not None and self._backends[backend].type == "auto":
+            return may_be_gated(self._settings, section)
+        return self.gated(backend)
+
     def gated(self, backend: str) -> bool:
         """Tell whether a backend's models need a lease: it can load and unload them, and it shares our GPU."""
         section = self._settings.backends.get(backend)

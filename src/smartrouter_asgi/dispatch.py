@@ -87,11 +87,13 @@ class BackendDispatch:
             self._inflight[attempt.deployment.id] -= 1
 
     def _attempt_of(self, state: RequestState, scope: Scope) -> Attempt:
-        """Find the attempt to make: the resilience layer's, else one at the plan's first candidate."""
-        if state.attempt is not None:
-            return state.attempt
-        if state.plan is None:
+        """Find the attempt to make: that of a layer outside, else one at the plan's first candidate."""
+        attempt = state.attempt
+        if state.call is None:
             state.call = parse_call(_operation(scope), state.body or b"")
+        if attempt is not None and attempt.deployment.model and attempt.deployment.backend in self._backends:
+            return attempt
+        if state.plan is None:
             if len(self._backends) != 1:
                 raise StackOrderError(
                     "BackendDispatch with several backends needs ModelResolutionMiddleware outside of it"
@@ -99,8 +101,11 @@ class BackendDispatch:
             deployment = Deployment(backend=next(iter(self._backends)), model=state.call.model)
             state.plan = RoutePlan(model=state.call.model, candidates=(deployment,))
         deployment = state.plan.candidates[0]
+        if attempt is not None:  # of a resilience layer without a plan, which protects an app and knows no backends
+            attempt.deployment = deployment
+            return attempt
         state.attempts = 1
-        operation = state.call.breaker_operation if state.call is not None else "chat"
+        operation = state.call.breaker_operation
         state.attempt = Attempt(number=1, deployment=deployment, operation=operation, started=time.monotonic())
         return state.attempt
 

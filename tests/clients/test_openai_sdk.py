@@ -428,18 +428,18 @@ async def test_rate_limit_of_the_only_engine_passes_with_its_retry_after():
 
 
 @pytest.mark.parametrize(
-    ("script", "status", "code"),
+    ("script", "stream", "status", "code"),
     [
-        pytest.param(answering(503, refused("overloaded", type="overloaded")), 503, "upstream_error", id="503"),
-        pytest.param(answering(500, refused("boom", type="server_error")), 500, "upstream_error", id="500"),
-        pytest.param(answering(200, b"<html>"), 502, "upstream_error", id="no JSON"),
-        pytest.param(answering(302, b"", extra="location: /\r\n"), 502, "upstream_redirect", id="redirect"),
-        pytest.param(answering(401, refused("bad key")), 502, "upstream_auth", id="gateway's key refused"),
-        pytest.param(silent, 504, "first_token_timeout", id="silent"),
+        pytest.param(answering(503, refused("overloaded")), False, 503, "upstream_error", id="503"),
+        pytest.param(answering(500, refused("boom", type="server_error")), True, 500, "upstream_error", id="500"),
+        pytest.param(answering(200, b"<html>"), False, 502, "upstream_error", id="no JSON"),
+        pytest.param(answering(302, b"", extra="location: /\r\n"), True, 502, "upstream_redirect", id="redirect"),
+        pytest.param(answering(401, refused("bad key")), False, 502, "upstream_auth", id="gateway's key refused"),
+        pytest.param(silent, True, 504, "first_token_timeout", id="silent"),
     ],
 )
 async def test_exhausted_route_is_an_internal_server_error_that_tells_its_attempts(
-    script: Script, status: int, code: str
+    script: Script, stream: bool, status: int, code: str
 ):
     """Status, code, every attempt and the request's id, on the exception itself."""
     resilience = {
@@ -448,7 +448,7 @@ async def test_exhausted_route_is_an_internal_server_error_that_tells_its_attemp
     }
     async with RawServer(script) as engine, sdk(router_over(engine.base_url, resilience=resilience)) as client:
         with pytest.raises(openai.InternalServerError) as caught:
-            await client.chat.completions.create(model="chat", messages=MESSAGES, stream=True)
+            await client.chat.completions.create(model="chat", messages=MESSAGES, stream=stream)
     error = caught.value
     assert (error.status_code, error.code) == (status, code)
     attempts = error.body["attempts"]  # type: ignore[index]
@@ -470,19 +470,26 @@ async def test_request_id_of_the_caller_is_kept():
 
 
 async def test_failure_inside_a_stream_raises_with_its_code():
-    """A connection that breaks after the first token is never a clean end: `APIError` with a code, text kept."""
+    """A connection that breaks after the first token is never a clean end: `APIError` with a code, the text kept."""
+    told = asyncio.Event()
+    said: list[str | None] = []
 
     async def script(exchange: Exchange) -> None:
         await exchange.start_stream()
         await exchange.chunk(ROLE + chunk("Hel"))
+        await told.wait()
         exchange.reset()
+
+    async def listen(stream: Any) -> None:
+        async for piece in stream:
+            said.append(piece.choices[0].delta.content)
+            if "Hel" in said:
+                told.set()
 
     async with RawServer(script) as engine, sdk(router_over(engine.base_url)) as client:
         stream = await client.chat.completions.create(model="chat", messages=MESSAGES, stream=True)
-        said = []
         with pytest.raises(openai.APIError) as caught:
-            async for piece in stream:
-                said.append(piece.choices[0].delta.content)
+            await listen(stream)
     assert said == ["", "Hel"]
     assert caught.value.code == "upstream_disconnected"
     assert not isinstance(caught.value, openai.APIStatusError)
@@ -494,8 +501,7 @@ async def test_engines_error_inside_a_stream_raises_in_its_words():
     async with RawServer(script) as engine, sdk(router_over(engine.base_url)) as client:
         stream = await client.chat.completions.create(model="chat", messages=MESSAGES, stream=True)
         with pytest.raises(openai.APIError, match="KV cache full"):
-            async for _ in stream:
-                pass
+            [piece async for piece in stream]
 
 
 # Who retries, and how long anybody waits
@@ -533,4 +539,3 @@ async def test_sdk_that_times_out_leaves_nothing_behind():
             await client.with_options(timeout=0.2).chat.completions.create(model="chat", messages=MESSAGES)
         async with asyncio.timeout(0.5):
             await engine.exchanges[0].closed.wait()
-    assert engine.exchanges[0].header("x-stainless-read-timeout") is None

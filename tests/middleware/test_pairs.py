@@ -53,6 +53,22 @@ async def test_resilience_and_dispatch_without_resolution_retry_one_backend():
     assert call.status == 200
     assert call.header("x-smartrouter-model") == "any"
     assert len(backend.calls) == 2
+    bad = await drive(app, post(), body=b"{")
+    assert bad.json()["error"]["code"] == "invalid_json"
+
+
+async def test_resilience_without_a_plan_names_the_missing_layer():
+    call = await drive(resilient(BackendDispatch(two())), post(), body=chat())
+    assert (call.status, call.json()["error"]["code"]) == (500, "stack_order")
+
+
+async def test_gate_and_dispatch_without_resolution():
+    """`model_of` names the deployment; its backend is asked for its model."""
+    engine = gpu()
+    app = VRAMGateMiddleware(BackendDispatch({"gpu": engine}), gate=gate_over(engine), model_of=lambda scope: ALPHA)
+    call = await drive(app, post(), body=chat("any"))
+    assert call.status == 200
+    assert engine.calls[0].payload["model"] == "alpha"
 
 
 @pytest.mark.parametrize("stream", [True, False])

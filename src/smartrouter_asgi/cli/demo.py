@@ -32,9 +32,7 @@ def demo_environ(environ: Mapping[str, str]) -> dict[str, str]:
 
 def demo_engine() -> SimulatedOllama:
     """Make the engine, which listens on a free loopback port once it is started."""
-    return SimulatedOllama(
-        demo_models(), gpu_bytes=GPU_BYTES, num_ctx=NUM_CTX, vram_release_s=(0.0, 0.0), time_scale=TIME_SCALE
-    )
+    return SimulatedOllama(demo_models(), gpu_bytes=GPU_BYTES, num_ctx=NUM_CTX, time_scale=TIME_SCALE)
 
 
 def demo_settings(engine: SimulatedOllama, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Settings:

@@ -1,0 +1,145 @@
+"""Laws of looking at OpenAI's own stream without rebuilding it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smartrouter_asgi.exceptions import AttemptError, FailureKind, FramingError
+from smartrouter_asgi.wire.openai import OpenAIStreamCodec, read_plain
+from smartrouter_asgi.wire.stream import PieceKind, Usage
+
+from ..harness.engines import DONE, ROLE, chunk
+
+
+def kinds(*events: bytes, choices: int = 1) -> list[PieceKind]:
+    codec = OpenAIStreamCodec("b", choices=choices)
+    return [piece.kind for event in events for piece in codec.feed(event)]
+
+
+def event(value: Any) -> bytes:
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+HELD, CONTENT, PING, END, ERROR = (
+    PieceKind.HELD,
+    PieceKind.CONTENT,
+    PieceKind.PING,
+    PieceKind.END,
+    PieceKind.ERROR,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (ROLE, HELD),
+        (event({"choices": []}), HELD),
+        (event({"choices": [], "prompt_filter_results": [{}]}), HELD),
+        (event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": None}}]}), HELD),
+        (event({"choices": [{"index": 0, "delta": {}}]}), HELD),
+        (event({"choices": [{"index": 0, "delta": {"content": "x"}}]}), CONTENT),
+        (event({"choices": [{"index": 0, "delta": {"reasoning_content": "x"}}]}), CONTENT),
+        (event({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0}]}}]}), CONTENT),
+        (event({"choices": [{"index": 0, "text": "x"}]}), CONTENT),
+        (event({"choices": [{"index": 0, "text": ""}]}), HELD),
+        (event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}), CONTENT),
+        (b": ping\n\n", PING),
+        (DONE, END),
+        (event({"error": {"message": "x"}}), ERROR),
+    ],
+)
+def test_what_a_first_event_means(value: bytes, kind: PieceKind):
+    """Roles, empty deltas and filters say nothing yet; text, thoughts, tools and an end do."""
+    assert kinds(value) == [kind]
+
+
+def test_text_that_looks_like_a_mark_is_text():
+    """`"error"`, `"finish_reason":"stop"` and [DONE] inside an answer are what the model said."""
+    tricky = 'say "error": {"finish_reason":"stop"} and data: [DONE]'
+    assert kinds(chunk("a"), chunk(tricky), chunk("b"), chunk(finish="stop"), DONE) == [
+        CONTENT,
+        CONTENT,
+        CONTENT,
+        CONTENT,
+        END,
+    ]
+
+
+@pytest.mark.parametrize("error", [None, False, "", {}])
+def test_an_empty_error_is_none(error: Any):
+    """Some servers always send the member."""
+    assert kinds(event({"choices": [{"delta": {"content": "x"}}], "error": error})) == [CONTENT]
+
+
+def test_a_stream_is_whole_when_every_choice_has_finished():
+    """With n = 2 one finish_reason is not enough."""
+    one = event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    two = event({"choices": [{"index": 1, "delta": {}, "finish_reason": "length"}]})
+    codec = OpenAIStreamCodec("b", choices=2)
+    codec.feed(one)
+    with pytest.raises(FramingError):
+        codec.finish()
+    codec = OpenAIStreamCodec("b", choices=2)
+    codec.feed(one + two)
+    assert [(p.kind, p.data) for p in codec.finish()] == [(END, DONE)]
+
+
+def test_usage_is_read_wherever_it_comes():
+    """In the finish chunk (llama.cpp) or in one of its own; null is none."""
+    codec = OpenAIStreamCodec("b")
+    codec.feed(chunk("x", usage=None))
+    assert codec.usage is None
+    codec.feed(event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}))
+    assert codec.usage == Usage(prompt_tokens=3, completion_tokens=5)
+
+
+@given(st.lists(st.text(max_size=10), min_size=1, max_size=6), st.data())
+def test_the_bytes_pass_however_they_are_cut(texts: list[str], data: st.DataObject):
+    """What goes out is what came in."""
+    stream = b"".join([ROLE, *[chunk(text) for text in texts], chunk(finish="stop"), DONE])
+    places = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=10)))
+    codec = OpenAIStreamCodec("b")
+    out = b""
+    for a, b in zip([0, *places], [*places, len(stream)], strict=True):
+        out += b"".join(piece.data for piece in codec.feed(stream[a:b]))
+    assert out == stream
+    assert codec.finish() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "usage"),
+    [
+        (b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}', Usage(3, 4)),
+        (b'{"choices": [], "usage": null}', None),
+        (b'{"choices": []}', None),
+        (b'{"usage": {"prompt_tokens": null}}', Usage(0, 0)),
+        (b'{"usage": {"prompt_tokens": 1.5, "completion_tokens": 2}, "error": null}', Usage(0, 2)),
+    ],
+)
+def test_a_plain_answer_tells_its_tokens(body: bytes, usage: Usage | None):
+    """Leniently: a strange count is no reason to lose an answer."""
+    assert read_plain("b", body) == usage
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"", FailureKind.PROTOCOL, 502),
+        (b"[]", FailureKind.PROTOCOL, 502),
+        (b'"x"', FailureKind.PROTOCOL, 502),
+        (b"<html>", FailureKind.PROTOCOL, 502),
+        (b'{"error": {"message": "x", "code": 503}}', FailureKind.SERVER, 503),
+        (b'{"error": "x"}', FailureKind.SERVER, 502),
+        (b'{"error": {"message": "out of memory", "code": 500}}', FailureKind.MODEL_FAILED, 503),
+    ],
+)
+def test_a_plain_200_that_is_no_answer_is_a_failure(body: bytes, kind: FailureKind, status: int):
+    """Errors under 200, and what is no JSON object."""
+    with pytest.raises(AttemptError) as caught:
+        read_plain("b", body)
+    assert (caught.value.kind, caught.value.status) == (kind, status)
