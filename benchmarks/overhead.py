@@ -156,7 +156,7 @@ def _figures(scenario: Scenario, variant: str, variants: dict[str, list[dict[str
         if all(w[field] for w in windows):
             for p in ("p50", "p95", "p99"):
                 yield {**label, "metric": f"{metric}_{p}", **figure([w[field][p] for w in windows], "us")}
-            if variant != "direct":
+            if variant != "direct" and metric != "delay":
                 added = [w[field]["p50"] - d[field]["p50"] for w, d in zip(windows, variants["direct"], strict=True)]
                 yield {**label, "metric": f"added_{metric}_p50", **figure(added, "us")}
 

@@ -110,7 +110,7 @@ def test_every_part_has_its_place():
 
 @each_module
 def test_imports_go_one_way(module):
-    """`cli -> app -> middleware ... -> state, _asgi -> routing, ... -> wire -> transport -> ... -> exceptions, types`."""
+    """Down the ranks and never back; the parts of one rank may know each other, unless they stand apart."""
     for target in module.own_imports():
         top = target[0]
         if top in (module.top, "__version__"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from smartrouter_asgi import load_settings
 from smartrouter_asgi.testing.ollama import SimulatedOllama, demo_models
 
 from ..harness.engines import ANSWER, STREAM, good
@@ -44,6 +45,15 @@ async def test_01_standalone(example, monkeypatch, ollama):
     assert {"chat", "gpt-4o", "sim-chat:8b", "engine-model"} <= {model["id"] for model in models.json()["data"]}
     assert fallen_back.json() == ANSWER
     assert fallen_back.headers["x-smartrouter-backend"] == "cloud"
+
+
+def test_01_its_configuration_stands_on_its_own(monkeypatch):
+    """Nothing in it is unknown, missing or doubtful, with no variable set."""
+    for name in ("OLLAMA_URL", "LOCAL_MODEL", "CLOUD_URL", "CLOUD_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    settings = load_settings(file=EXAMPLES / "config.example.yaml", environ={})
+    assert settings.warnings == []
+    assert list(settings.backends) == ["local", "cloud"]
 
 
 async def test_02_mounted_fastapi(example, monkeypatch, ollama):
@@ -153,8 +163,8 @@ def test_it_is_a_script(name, monkeypatch):
 
 
 def test_every_example_has_a_test():
-    """A new example comes with its test."""
-    tested = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    """A new example comes with its test: one here that has its name, or a test module that names its file."""
+    tests = Path(__file__).parents[1]
+    texts = "".join(path.read_text() for path in tests.rglob("test_*.py"))
     assert NUMBERED
-    missing = [name for name in NUMBERED if f"def test_{name}" not in tested]
-    assert not missing, f"no test named test_{missing[0]}"
+    assert [name for name in NUMBERED if f"def test_{name}" not in texts and f"{name}.py" not in texts] == []

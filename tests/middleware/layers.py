@@ -161,6 +161,7 @@ class Witness:
         self.entered = asyncio.Event()
         self.go_on = asyncio.Event()
         self.cancelled = False
+        self.over = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await whole_body(receive)
@@ -173,6 +174,8 @@ class Witness:
         except asyncio.CancelledError:
             self.cancelled = True
             raise
+        finally:
+            self.over.set()
         if not self.commit:
             await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"ended"})
