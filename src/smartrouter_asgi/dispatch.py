@@ -49,6 +49,9 @@ class BackendDispatch:
     `data: {"error": ...}` event without `[DONE]`.
     """
 
+    starts_attempts = True
+    keeps_deadline = True
+
     def __init__(
         self,
         backends: Mapping[str, Backend] | Backend,

@@ -12,19 +12,21 @@ import anyio
 from .._asgi import BodyLimits, ReplayReceive, at_the_edge
 from ..deployment import Deployment
 from ..events import Observer
-from ..exceptions import AttemptError, DeadlineExceededError, FailureKind, SmartRouterError
+from ..exceptions import AttemptError, DeadlineExceededError, FailureKind, RouteExhaustedError, SmartRouterError
 from ..resilience.attempts import Attempt, AttemptLoop
 from ..resilience.breaker import BreakerBoard, BreakerPolicy
 from ..resilience.budget import BudgetBoard
 from ..resilience.deadline import Timeouts
 from ..resilience.retry import RetryPolicy
 from ..state import RequestState, find_state
-from ..types import ASGIApp, Clock, Message, Random, Receive, Scope, Send
+from ..types import ASGIApp, Clock, Headers, Message, Random, Receive, Scope, Send
+from ..wire.errors import error_headers
 from ..wire.retry_after import parse_retry_after
 
 logger = logging.getLogger("smartrouter_asgi")
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+MAX_HELD_BYTES = 64 * 1024
 
 
 class ResilienceMiddleware:
@@ -32,7 +34,8 @@ class ResilienceMiddleware:
 
     With a route plan in the scope each attempt goes to one deployment, and failures are `AttemptError`s raised before
     commit. Without a plan it protects any app: `key` names the breaker (default: the mount's path), a `response.start`
-    with a retryable status is held back and the body replayed, and an exception of the app counts as a failure.
+    with a retryable status is held back and the body replayed, and an exception of the app counts as a failure. When no
+    attempt does better, the client gets what the app itself had to say last.
 
     Nothing is retried after commit. The breaker is looked at before any queueing; the permit is taken by the layer
     closest to the engine.
@@ -59,7 +62,8 @@ class ResilienceMiddleware:
         self._timeouts = timeouts or Timeouts()
         self._key = key or _mount_path
         self._body = body or BodyLimits()
-        self._starts_inside = _starts_attempts(app)
+        self._starts_inside = _declared(app, "starts_attempts")
+        self._deadline_inside = _declared(app, "keeps_deadline")
         self._loop = AttemptLoop(
             policy=policy or RetryPolicy(),
             breakers=breakers or BreakerBoard(breaker or BreakerPolicy(), clock=clock, observer=observer),
@@ -81,21 +85,15 @@ class ResilienceMiddleware:
             await at_the_edge(self, scope, receive, send, limits=self._body)
             return
         state.bound(self._timeouts, scope)
-        if state.plan is not None:
-            await self._route(state, scope, send)
-        else:
-            await self._protect(state, scope, send)
-
-    async def _route(self, state: RequestState, scope: Scope, send: Send) -> None:
-        """Try the candidates of the plan."""
         plan, call = state.plan, state.call
-        assert plan is not None
+        candidates = plan.candidates if plan is not None else (Deployment(backend=self._key(scope), model=""),)
+        guard = _StatusGuard(send)
 
         async def run(candidates: Sequence[Deployment]) -> None:
             await self._loop.run(
                 candidates,
-                lambda attempt: self._once(attempt, state, scope, send),
-                operation=call.breaker_operation if call is not None else "chat",
+                lambda attempt: self._once(attempt, state, scope, guard),
+                operation=call.breaker_operation if call is not None else "call",
                 deadline=state.commit_by,
                 committed=lambda: state.committed,
                 client_retry=_is_client_retry(scope),
@@ -104,79 +102,118 @@ class ResilienceMiddleware:
             )
 
         try:
-            await run(plan.candidates)
-        except AttemptError as exc:
-            others = plan.alternatives.get(exc.code)
-            if not others or state.committed:
+            try:
+                await run(candidates)
+            except AttemptError as exc:
+                others = plan.alternatives.get(exc.code) if plan is not None else None
+                if not others or state.committed:
+                    raise
+                await run(others)
+        except (AttemptError, RouteExhaustedError) as exc:
+            if not guard.held or state.committed:
                 raise
-            await run(others)
+            await guard.replay(error_headers(exc))  # what the app itself had to say last
 
-    async def _protect(self, state: RequestState, scope: Scope, send: Send) -> None:
-        """Protect an app that knows nothing of attempts."""
-        key = self._key(scope)
-        deployment = Deployment(backend=key, model="")
-        left_s = max(0.0, state.deadline - time.monotonic())
-        with anyio.move_on_after(left_s) as cancel_scope:
-            await self._loop.run(
-                (deployment,),
-                lambda attempt: self._once(attempt, state, scope, send),
-                operation="call",
-                deadline=state.commit_by,
-                committed=lambda: state.committed,
-                client_retry=_is_client_retry(scope),
-                begin=not self._starts_inside,
-            )
-        if cancel_scope.cancelled_caught and not state.committed:
-            raise DeadlineExceededError(f"'{key}' had not answered when the request's time was up")
-
-    async def _once(self, attempt: Attempt, state: RequestState, scope: Scope, send: Send) -> None:
+    async def _once(self, attempt: Attempt, state: RequestState, scope: Scope, guard: _StatusGuard) -> None:
         """Call the inner app once; turn an answer that was kept back, or its exception, into the attempt's failure."""
         state.attempt = attempt
         state.attempts = attempt.number
         name = attempt.deployment.backend
-        guard = _StatusGuard(send, name)
+        guard.forget()
         try:
-            await self.app(scope, ReplayReceive(state.body or b"", state), guard)
+            await self._call(attempt, state, scope, guard)
         except SmartRouterError:
             raise
         except Exception as exc:
             if state.committed:
                 raise
-            if guard.failure is None and not isinstance(exc, OSError):
+            if not guard.held and not isinstance(exc, OSError):
                 if state.plan is None:
                     attempt.fail(FailureKind.SERVER)  # a bug of the protected app: it counts, and is not repeated
                 raise
             logger.warning("attempt %d at '%s' raised", attempt.number, name, exc_info=exc)
-            raise guard.failure or AttemptError(f"'{name}' failed before it answered", kind=FailureKind.RESET) from exc
-        if guard.failure is not None:
-            raise guard.failure
+            raise guard.failure(name) or AttemptError(
+                f"'{name}' failed before it answered", kind=FailureKind.RESET
+            ) from exc
+        failure = guard.failure(name)
+        if failure is not None:
+            raise failure
+
+    async def _call(self, attempt: Attempt, state: RequestState, scope: Scope, guard: _StatusGuard) -> None:
+        """Call the inner app, within the deadline where no layer of ours inside keeps it."""
+        receive = ReplayReceive(state.body or b"", state)
+        if self._deadline_inside:
+            await self.app(scope, receive, guard)
+            return
+        with anyio.move_on_after(max(0.0, state.deadline - time.monotonic())) as cancel_scope:
+            await self.app(scope, receive, guard)
+        if cancel_scope.cancelled_caught and not state.committed:
+            if state.deadline >= state.started + self._timeouts.total_s:
+                attempt.fail(FailureKind.SERVER)  # our own patience ended, not a client's shorter one
+            raise DeadlineExceededError(
+                f"'{attempt.deployment.backend}' had not answered when the request's time was up"
+            )
 
 
 class _StatusGuard:
-    """A `send` that keeps back an answer whose status says that another attempt may do better."""
+    """A `send` that keeps back an answer whose status says that another attempt may do better.
 
-    __slots__ = ("_key", "_send", "failure")
+    An answer too large to keep is let go: it is then the one the client gets.
+    """
 
-    def __init__(self, send: Send, key: str) -> None:
+    __slots__ = ("_send", "_size", "held")
+
+    def __init__(self, send: Send) -> None:
         self._send = send
-        self._key = key
-        self.failure: AttemptError | None = None
+        self._size = 0
+        self.held: list[Message] = []
+        """The messages kept back, `http.response.start` first."""
 
     async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and message["status"] in RETRYABLE_STATUSES:
-            status = message["status"]
-            self.failure = AttemptError(
-                f"'{self._key}' answered {status}",
-                kind=FailureKind.RATE_LIMITED if status == 429 else FailureKind.SERVER,
-                status=status,
-                code="rate_limited" if status == 429 else "upstream_error",
-                type="rate_limit_error" if status == 429 else "upstream_error",
-                retry_after_s=parse_retry_after(
-                    [(k.lower(), v) for k, v in message.get("headers", ())], now_wall=time.time()
-                ),
-            )
-        if self.failure is None:
+        if not self.held and not (message["type"] == "http.response.start" and message["status"] in RETRYABLE_STATUSES):
             await self._send(message)
+            return
+        self.held.append(message)
+        self._size += len(message.get("body", b""))
+        if self._size > MAX_HELD_BYTES:
+            await self._let_go([])
+
+    def forget(self) -> None:
+        """Begin another attempt."""
+        self.held = []
+        self._size = 0
+
+    async def replay(self, headers: Headers) -> None:
+        """Send what was kept back after all, with more headers (those it has itself stay), and end it."""
+        whole = len(self.held) > 1 and not self.held[-1].get("more_body", False)
+        await self._let_go(headers)
+        if not whole:
+            await self._send({"type": "http.response.body", "body": b""})
+
+    async def _let_go(self, headers: Headers) -> None:
+        held, self.held = self.held, []
+        start = held[0]
+        own = list(start.get("headers", ()))
+        known = {name.lower() for name, _ in own}
+        own += [(name, value) for name, value in headers if name not in known]
+        await self._send({**start, "headers": own})
+        for message in held[1:]:
+            await self._send(message)
+
+    def failure(self, name: str) -> AttemptError | None:
+        """Say what the answer kept back means; None when there is none."""
+        if not self.held:
+            return None
+        status, headers = self.held[0]["status"], self.held[0].get("headers", ())
+        limited = status == 429
+        return AttemptError(
+            f"'{name}' answered {status}",
+            kind=FailureKind.RATE_LIMITED if limited else FailureKind.SERVER,
+            status=status,
+            code="rate_limited" if limited else "upstream_error",
+            type="rate_limit_error" if limited else "upstream_error",
+            retry_after_s=parse_retry_after(headers, now_wall=time.time()),
+        )
 
 
 def _mount_path(scope: Scope) -> str:
@@ -192,10 +229,10 @@ def _is_client_retry(scope: Scope) -> bool:
     return False
 
 
-def _starts_attempts(app: object) -> bool:
-    """Tell whether a layer inside takes the permit itself, after admission."""
+def _declared(app: object, name: str) -> bool:
+    """Tell whether a layer inside says of itself that it does this (starts attempts, keeps the deadline)."""
     while app is not None:
-        if getattr(app, "starts_attempts", False):
+        if getattr(app, name, False):
             return True
         app = getattr(app, "app", None)
     return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from .._asgi import BodyLimits, ReplayReceive, at_the_edge
 from ..deployment import Deployment
@@ -84,7 +85,9 @@ class VRAMGateMiddleware:
 
     def _deployment(self, state: RequestState, attempt: Attempt | None, scope: Scope) -> Deployment | None:
         if self._model_of is not None:
-            return self._model_of(scope)
+            deployment = self._model_of(scope)
+            # Who names a model here wants it gated.
+            return deployment if deployment is None or deployment.gated else replace(deployment, gated=True)
         if attempt is not None:
             return attempt.deployment
         return state.plan.candidates[0] if state.plan is not None else None
