@@ -47,12 +47,14 @@ def _round(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def assemble(name: str, method: Mapping[str, Any], extra_versions: Mapping[str, str], **content: Any) -> dict[str, Any]:
-    """Make the result of one benchmark."""
+def assemble(
+    name: str, revision: str, method: Mapping[str, Any], extra_versions: Mapping[str, str], **content: Any
+) -> dict[str, Any]:
+    """Make the result of one benchmark; `revision` is the commit as it was when the processes started."""
     return {
         "name": name,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
+        "commit": revision,
         "machine": machine(),
         "versions": {**versions(), **extra_versions},
         "method": dict(method),

@@ -18,7 +18,7 @@ from typing import Any
 
 from . import report
 from .child import new_loop
-from .figures import RESULTS, assemble, figure, save
+from .figures import RESULTS, assemble, commit, figure, save
 from .layer_cases import Call, layer_cases
 from .operations import operations
 from .processes import cores, pinned
@@ -91,10 +91,11 @@ def main() -> None:
     arguments = parser.parse_args()
     rounds = min(max(arguments.rounds or (2 if arguments.quick else 7), 1), 50)
     seconds = 0.01 if arguments.quick else 0.25
+    revision = commit()
     with pinned(cores()[0]), asyncio.Runner(loop_factory=new_loop) as runner:
         content = runner.run(measure(rounds, seconds))
     method = {"rounds": rounds, "seconds_per_case": seconds, "quick": arguments.quick}
-    result = assemble("layers", method, {}, **content)
+    result = assemble("layers", revision, method, {}, **content)
     save(result, arguments.out)
     print(report.layers(result))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import report
-from .figures import RESULTS, assemble, figure, save
+from .figures import RESULTS, assemble, commit, figure, save
 from .processes import Child, cores, first_answer, module, nginx, nginx_binary, versions_of
 from .ratios import ratios
 from .startup import measure_memory, measure_startup
@@ -107,6 +107,7 @@ def run_window(load: Child, scenario: Scenario, child: Child, engine: Child) -> 
 
 def measure(rounds: int, scenarios: tuple[Scenario, ...], quick: bool) -> dict[str, Any]:
     """Measure everything and return the result."""
+    revision = commit()
     with under_test(quick) as (children, load, skipped):
         memory = measure_memory(children, load, streams=8 if quick else 200, seconds=0.1 if quick else 0.5)
         windows: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -120,6 +121,7 @@ def measure(rounds: int, scenarios: tuple[Scenario, ...], quick: bool) -> dict[s
     nginx_version = versions_of(nginx_binary() or "nginx") if "nginx" in children else {}
     return assemble(
         "overhead",
+        revision,
         {
             "rounds": rounds,
             "pinned": cores()[0] is not None,

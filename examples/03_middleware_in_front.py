@@ -17,44 +17,22 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from smartrouter_asgi import (
-    Backend,
     BackendDispatch,
     BackendSpec,
     Catalog,
     Deployment,
+    HttpxTransport,
     ModelGroup,
     ModelResolutionMiddleware,
     OpenAICompatBackend,
     ResilienceMiddleware,
     RetryPolicy,
 )
-from smartrouter_asgi.middleware.resolution import INFERENCE_PATHS
-from smartrouter_asgi.transport.httpx_transport import HttpxTransport
-from smartrouter_asgi.types import ASGIApp, Receive, Scope, Send
 
 CATALOG = Catalog(
     models={"chat": ModelGroup(name="chat", deployments=(Deployment(backend="engine", model="engine-model"),))},
     aliases={"gpt-4o": "chat"},
 )
-
-
-def inference(engine: Backend) -> ASGIApp:
-    """Three layers around each other; each also works without the others."""
-    app: ASGIApp = BackendDispatch(engine)  # speaks to the engine and streams back
-    app = ResilienceMiddleware(app, policy=RetryPolicy(max_retries=2, base_delay_s=0.1))  # retries, breaker, deadline
-    return ModelResolutionMiddleware(app, catalog=CATALOG)  # "gpt-4o" becomes engine-model at the engine
-
-
-class InferenceInFront:
-    """Takes POSTs to the inference paths; everything else goes on to the app behind as it came."""
-
-    def __init__(self, app: ASGIApp, *, inference: ASGIApp) -> None:
-        self.app = app
-        self.inference = inference
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        taken = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in INFERENCE_PATHS
-        await (self.inference if taken else self.app)(scope, receive, send)
 
 
 async def home(request: Request) -> Response:
@@ -75,11 +53,14 @@ def create_app() -> Starlette:
         yield
         await transport.aclose()
 
-    # The app that exists already, plus two lines: who closes the connections, and what stands in front.
+    # The layers that serve inference, each of which also works without the others: retries, breaker and deadline around
+    # the app that speaks to the engine and streams back.
+    inference = ResilienceMiddleware(BackendDispatch(engine), policy=RetryPolicy(max_retries=2, base_delay_s=0.1))
+
+    # The app that exists already, plus two lines: who closes the connections, and what stands in front. POSTs to the
+    # inference paths go to `inference`, where "gpt-4o" has become engine-model at the engine; all else passes.
     app = Starlette(routes=[Route("/", home), Route("/echo", echo, methods=["POST"])], lifespan=lifespan)
-    app.add_middleware(InferenceInFront, inference=inference(engine))
-    # Without the class above, as routes of the app: for each of INFERENCE_PATHS one Route to the same
-    # `inference(engine)`, with methods=["POST"]. One stack for all of them: breakers live in it.
+    app.add_middleware(ModelResolutionMiddleware, catalog=CATALOG, inference=inference)
     return app
 
 

@@ -20,20 +20,26 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from smartrouter_asgi import Backend, Capabilities, Deployment, LoadedModel, ModelInfo, Settings, SmartRouter
-from smartrouter_asgi.backends.base import PlainAnswer
-from smartrouter_asgi.wire.call import Call
-from smartrouter_asgi.wire.stream import Piece, PieceKind, Usage
+from smartrouter_asgi import (
+    BaseBackend,
+    Call,
+    Capabilities,
+    Deployment,
+    ModelInfo,
+    Piece,
+    PieceKind,
+    PlainAnswer,
+    Settings,
+    SmartRouter,
+    Usage,
+)
 
 
-class WordCountBackend:
-    """All that `Backend` asks for; what this engine cannot do its capabilities say, and is then never asked."""
+class WordCountBackend(BaseBackend):
+    """An engine says what it can do, how a call is made, and which models it has; the base has all the rest."""
 
     type = "word-count"
     capabilities = Capabilities(completions=False, embeddings=False, tools=False, vision=False)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
     async def open(self, call: Call, deployment: Deployment) -> WordCountAnswer:
         # An engine that cannot be reached raises `AttemptError(..., kind=FailureKind.CONNECT)` here: the router then
@@ -43,23 +49,6 @@ class WordCountBackend:
 
     async def list_models(self) -> tuple[ModelInfo, ...]:
         return (ModelInfo(id="word-count", owned_by="examples"),)
-
-    async def ping(self) -> None: ...
-
-    async def running(self) -> tuple[LoadedModel, ...]:
-        return ()
-
-    async def load(self, model: str) -> None: ...
-
-    async def unload(self, model: str) -> None: ...
-
-    async def is_idle(self, model: str) -> bool | None:
-        return None
-
-    def canonical(self, model: str) -> str:
-        return model
-
-    async def aclose(self) -> None: ...
 
 
 class WordCountAnswer:
@@ -99,9 +88,8 @@ class WordCountAnswer:
 
 
 def create_app() -> SmartRouter:
-    mine: Backend = WordCountBackend("mine")
     # Its models are discovered by `list_models`; configured names may refer to the backend as to any other.
-    return SmartRouter(Settings(aliases={"counter": "word-count"}), backends={"mine": mine})
+    return SmartRouter(Settings(aliases={"counter": "word-count"}), backends={"mine": WordCountBackend("mine")})
 
 
 if __name__ == "__main__":

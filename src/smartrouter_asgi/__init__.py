@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from .app import install as install
     from .backends.base import Backend as Backend
     from .backends.base import BackendSpec as BackendSpec
-    from .backends.base import HTTPBackend as HTTPBackend
+    from .backends.base import BaseBackend as BaseBackend
+    from .backends.base import PlainAnswer as PlainAnswer
+    from .backends.http import HTTPBackend as HTTPBackend
     from .backends.llamacpp import LlamaCppBackend as LlamaCppBackend
     from .backends.ollama import OllamaBackend as OllamaBackend
     from .backends.openai_compat import OpenAICompatBackend as OpenAICompatBackend
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from .deployment import ModelInfo as ModelInfo
     from .dispatch import BackendDispatch as BackendDispatch
     from .events import Observer as Observer
+    from .exceptions import AttemptError as AttemptError
     from .exceptions import ConfigurationError as ConfigurationError
+    from .exceptions import FailureKind as FailureKind
     from .exceptions import SmartRouterError as SmartRouterError
     from .middleware.errors import ErrorEnvelopeMiddleware as ErrorEnvelopeMiddleware
     from .middleware.resilience import ResilienceMiddleware as ResilienceMiddleware
@@ -36,16 +40,24 @@ if TYPE_CHECKING:
     from .routing.catalog import Catalog as Catalog
     from .routing.catalog import ModelGroup as ModelGroup
     from .routing.plan import RoutePlan as RoutePlan
+    from .transport.httpx_transport import HttpxTransport as HttpxTransport
     from .vram.gate import VRAMGate as VRAMGate
     from .vram.lifecycle import CallbackLifecycle as CallbackLifecycle
     from .vram.lifecycle import ModelLifecycle as ModelLifecycle
     from .vram.policy import GatePolicy as GatePolicy
+    from .wire.call import Call as Call
+    from .wire.stream import Piece as Piece
+    from .wire.stream import PieceKind as PieceKind
+    from .wire.stream import Usage as Usage
 
 _HOMES = {
+    "AttemptError": "exceptions",
     "Backend": "backends.base",
     "BackendDispatch": "dispatch",
     "BackendSpec": "backends.base",
+    "BaseBackend": "backends.base",
     "BreakerPolicy": "resilience.circuit",
+    "Call": "wire.call",
     "CallbackLifecycle": "vram.lifecycle",
     "Capabilities": "deployment",
     "Catalog": "routing.catalog",
@@ -53,8 +65,10 @@ _HOMES = {
     "ConfigurationError": "exceptions",
     "Deployment": "deployment",
     "ErrorEnvelopeMiddleware": "middleware.errors",
+    "FailureKind": "exceptions",
     "GatePolicy": "vram.policy",
-    "HTTPBackend": "backends.base",
+    "HTTPBackend": "backends.http",
+    "HttpxTransport": "transport.httpx_transport",
     "LlamaCppBackend": "backends.llamacpp",
     "LoadedModel": "deployment",
     "ModelGroup": "routing.catalog",
@@ -64,6 +78,9 @@ _HOMES = {
     "Observer": "events",
     "OllamaBackend": "backends.ollama",
     "OpenAICompatBackend": "backends.openai_compat",
+    "Piece": "wire.stream",
+    "PieceKind": "wire.stream",
+    "PlainAnswer": "backends.base",
     "ResilienceMiddleware": "middleware.resilience",
     "RetryPolicy": "resilience.retry",
     "RoutePlan": "routing.plan",
@@ -71,6 +88,7 @@ _HOMES = {
     "SmartRouter": "app",
     "SmartRouterError": "exceptions",
     "Timeouts": "resilience.deadline",
+    "Usage": "wire.stream",
     "VRAMGate": "vram.gate",
     "VRAMGateMiddleware": "middleware.vram",
     "create_app": "app",

@@ -11,7 +11,8 @@ from ..deployment import Capabilities, Deployment, LoadedModel, ModelInfo
 from ..exceptions import AttemptError, FailureKind
 from ..transport.http import Transport
 from ..wire.call import Call
-from .base import Backend, BackendSpec, HTTPBackend, Upstream
+from .base import Backend, BackendSpec, Upstream
+from .http import HTTPBackend
 
 PROBE_TIMEOUT_S = 2.0
 

@@ -1,28 +1,15 @@
-"""What a backend is, and the base of all that speak HTTP."""
+"""What a backend is."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-import anyio
-import msgspec
-
 from ..deployment import Capabilities, Deployment, LoadedModel, ModelInfo
-from ..exceptions import AttemptError, FailureKind, FramingError
-from ..transport.http import HTTPAnswer, HTTPRequest, Transport, header
-from ..types import Headers, Secret
+from ..types import Secret
 from ..wire.call import Call
-from ..wire.retry_after import parse_retry_after
-from ..wire.stream import Piece, StreamCodec, Usage
-from ..wire.upstream_errors import classify_answer
-
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-MAX_ERROR_BYTES = 64 * 1024
-LIST_TIMEOUT_S = 5.0
+from ..wire.stream import Piece, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,210 +101,49 @@ class BackendSpec:
     """Settings of a backend type from outside the package."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """A call in an engine's language: the request, and how to read its answer. Pure data."""
+class BaseBackend:
+    """Base of adapters: what an engine cannot do is here already, and says so. Subclasses give `open` and a list."""
 
-    path: str
-    body: bytes = field(repr=False)
-    decode: Callable[[bytes], PlainAnswer]
-    """Turns a 2xx body into OpenAI shape. Raises `AttemptError`."""
-    codec: Callable[[], StreamCodec]
-    stream_type: bytes = b"text/event-stream"
-    """The content type of a streamed answer."""
-    ignored: tuple[str, ...] = ()
-
-
-class HTTPBackend:
-    """Base of the backends that speak HTTP: subclasses say how a call is written (`prepare`) and what lists look like.
-
-    Translation stays pure: `prepare` gets a call and returns an `Exchange`; this class does the I/O around it.
-    """
-
-    type = "http"
+    type = "custom"
     capabilities = Capabilities()
 
-    def __init__(self, spec: BackendSpec, transport: Transport) -> None:
-        self.spec = spec
-        self.name = spec.name
-        self._transport = transport
-        self._headers = self.base_headers()
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r})"
 
-    def base_headers(self) -> Headers:
-        """Headers of every request: the backend's own key, never anything of the client's."""
-        headers: Headers = [
-            (b"content-type", b"application/json"),
-            (b"accept-encoding", b"identity"),
-            (b"user-agent", b"smartrouter-asgi"),
-        ]
-        if self.spec.api_keys:
-            headers.append((b"authorization", b"Bearer " + self.spec.api_keys[0].reveal().encode()))
-        headers.extend((k.lower().encode(), v.reveal().encode()) for k, v in self.spec.headers.items())
-        return headers
-
-    def prepare(self, call: Call, deployment: Deployment) -> Exchange:
-        """Write a call in the engine's language. Raises `UnsupportedParameterError` (400)."""
-        raise NotImplementedError
-
-    async def open(self, call: Call, deployment: Deployment) -> HTTPUpstream:
-        """Send a call and wait for the head of the answer; see `Backend.open`."""
-        exchange = self.prepare(call, deployment)
-        answer = await self._transport.open(self.request("POST", exchange.path, exchange.body))
-        try:
-            if answer.status != 200:
-                raise await self._failure(answer)
-            self._check_head(answer, exchange.stream_type if call.stream else None)
-        except BaseException:
-            await answer.aclose()
-            raise
-        return HTTPUpstream(self.name, answer, exchange, streamed=call.stream)
-
-    def url_of(self, path: str) -> str:
-        """Return the full URL of one of the engine's paths."""
-        return self.spec.url + path
-
-    def request(self, method: str, path: str, body: bytes = b"") -> HTTPRequest:
-        """Build a request to this backend."""
-        return HTTPRequest(backend=self.name, method=method, url=self.url_of(path), headers=self._headers, body=body)
-
-    async def call_json(
-        self, method: str, path: str, payload: Any = None, *, timeout_s: float = 10.0, limit: int = 16 * 1024 * 1024
-    ) -> Any:
-        """Do one small request of the management kind and decode its JSON answer. Raises `AttemptError`."""
-        body = b"" if payload is None else msgspec.json.encode(payload)
-        with anyio.move_on_after(timeout_s):
-            answer = await self._transport.open(self.request(method, path, body))
-            try:
-                if answer.status != 200:
-                    raise await self._failure(answer)
-                data = await answer.read(limit)
-            finally:
-                await answer.aclose()
-            try:
-                return msgspec.json.decode(data) if data else None
-            except (msgspec.DecodeError, RecursionError) as exc:
-                raise AttemptError(
-                    f"backend '{self.name}' answered {path} with something that is not JSON",
-                    kind=FailureKind.PROTOCOL,
-                    code="upstream_protocol",
-                ) from exc
-        raise AttemptError(
-            f"backend '{self.name}' did not answer {path} within {timeout_s:g} s",
-            kind=FailureKind.FIRST_TOKEN_TIMEOUT,
-            status=504,
-            code="deadline_exceeded",
-            type="timeout_error",
-        )
-
-    async def ping(self) -> None:
-        """Raise `AttemptError` unless the engine answers."""
-        await self.list_models()
+    async def open(self, call: Call, deployment: Deployment) -> Upstream:
+        """Send a call; see `Backend.open`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how a call is made")
 
     async def list_models(self) -> tuple[ModelInfo, ...]:
-        """List what the engine can serve."""
-        raise NotImplementedError
+        """List what it can serve; nothing by default, so that only configured models are asked for."""
+        return ()
+
+    async def ping(self) -> None:
+        """Raise `AttemptError` unless it can list its models."""
+        await self.list_models()
 
     async def running(self) -> tuple[LoadedModel, ...]:
         """List the models in memory; none by default."""
         return ()
 
     async def load(self, model: str) -> None:
-        """Bring a model into memory; only where `Capabilities.can_load`."""
-        raise NotImplementedError
+        """Bring a model into memory; only asked where `Capabilities.can_load`."""
+        raise NotImplementedError(f"{type(self).__name__} cannot load models")
 
     async def unload(self, model: str) -> None:
-        """Take a model out of memory; only where `Capabilities.can_load`."""
-        raise NotImplementedError
+        """Take a model out of memory; only asked where `Capabilities.can_load`."""
+        raise NotImplementedError(f"{type(self).__name__} cannot unload models")
 
     async def is_idle(self, model: str) -> bool | None:
         """Tell whether the engine is idle; None by default: it cannot be told."""
         return None
 
-    async def aclose(self) -> None:
-        """Let go of nothing: the transport is shared and its owner closes it."""
-
     def canonical(self, model: str) -> str:
-        """Return the id under which the engine itself lists a model."""
+        """Return the id under which the engine itself lists a model; the same by default."""
         return model
 
-    def classify(self, status: int, headers: Headers, body: bytes) -> AttemptError:
-        """Say what an answer that is not 200 means; engines with habits of their own extend this."""
-        retry_after_s = parse_retry_after(headers, now_wall=time.time())
-        return classify_answer(self.name, status, body, retry_after_s=retry_after_s)
-
-    async def _failure(self, answer: HTTPAnswer) -> AttemptError:
-        try:
-            body = await answer.read(MAX_ERROR_BYTES)
-        except AttemptError:
-            body = b""  # the status says enough
-        return self.classify(answer.status, answer.headers, body)
-
-    def _check_head(self, answer: HTTPAnswer, stream_type: bytes | None) -> None:
-        """Refuse what was not asked for: a compressed body, or anything but a stream where a stream was wanted."""
-        found, wanted = None, "plain bytes"
-        encoding = header(answer.headers, b"content-encoding")
-        if encoding is not None and encoding.lower() != b"identity":
-            found = encoding
-        elif stream_type is not None:
-            kind = header(answer.headers, b"content-type") or b"nothing"
-            # Errors in a 200 come as JSON; the codec reads those.
-            if not kind.lower().startswith((stream_type, b"application/json")):
-                found, wanted = kind, "a stream"
-        if found is not None:
-            raise AttemptError(
-                f"backend '{self.name}' answered with {found.decode('latin-1')[:60]!r} instead of {wanted}",
-                kind=FailureKind.PROTOCOL,
-                code="upstream_protocol",
-            )
-
-
-class HTTPUpstream:
-    """An answer under way over HTTP."""
-
-    __slots__ = ("_answer", "_backend", "_codec", "_exchange", "_usage", "ignored")
-
-    def __init__(self, backend: str, answer: HTTPAnswer, exchange: Exchange, *, streamed: bool) -> None:
-        self._backend = backend
-        self._answer = answer
-        self._exchange = exchange
-        self._codec = exchange.codec() if streamed else None
-        self._usage: Usage | None = None
-        self.ignored = exchange.ignored
-
-    @property
-    def usage(self) -> Usage | None:
-        """Token counts, once the engine has told them."""
-        return self._codec.usage if self._codec is not None else self._usage
-
-    async def read(self) -> PlainAnswer:
-        """Read the whole answer."""
-        body = await self._answer.read(MAX_ANSWER_BYTES)
-        answer = self._exchange.decode(body)
-        self._usage = answer.usage
-        return answer
-
-    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
-        """Yield what each read of the upstream completes."""
-        codec = self._codec
-        if codec is None:
-            raise FramingError("a plain answer was asked for, not a stream", code="upstream_protocol")
-        async with aclosing(self._answer.chunks()) as chunks:
-            async for data in chunks:
-                try:
-                    pieces = codec.feed(data)
-                except FramingError as exc:
-                    if exc.before:
-                        yield list(exc.before)
-                    raise
-                if pieces:
-                    yield pieces
-        pieces = codec.finish()
-        if pieces:
-            yield pieces
-
     async def aclose(self) -> None:
-        """Give the connection back, or cut it."""
-        await self._answer.aclose()
+        """Let go of nothing."""

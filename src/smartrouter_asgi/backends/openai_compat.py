@@ -9,7 +9,8 @@ from ..deployment import Capabilities, Deployment, ModelInfo
 from ..exceptions import AttemptError, FailureKind
 from ..wire.call import OPERATION_PATHS, Call
 from ..wire.openai import OpenAIStreamCodec, read_plain
-from .base import LIST_TIMEOUT_S, Exchange, HTTPBackend, PlainAnswer
+from .base import PlainAnswer
+from .http import LIST_TIMEOUT_S, Exchange, HTTPBackend
 
 PATHS = {operation: path for path, operation in OPERATION_PATHS.items()}
 

@@ -22,7 +22,8 @@ class ModelResolutionMiddleware:
     """Reads the body, resolves its `model` against the catalog and hands a route plan to the layers inside.
 
     `catalog` is a `Catalog`, or a source that can refresh itself. `paths` says which paths (without the mount's prefix)
-    are inference and of what kind; POST requests to them are resolved, all else passes untouched.
+    are inference and of what kind; POST requests to them are resolved, all else passes untouched. Resolved requests go
+    to `inference` where it is given, so that the layers can stand in front of an app with routes of its own.
 
     Answers 400 for a body that cannot be used, 404 with near names for a model it does not know, 413 and 408 for a body
     too large or too slow. When it is the outermost of ours it also watches for the client leaving.
@@ -33,12 +34,14 @@ class ModelResolutionMiddleware:
         app: ASGIApp,
         *,
         catalog: Catalog | CatalogSource,
+        inference: ASGIApp | None = None,
         paths: Mapping[str, Operation] = INFERENCE_PATHS,
         body: BodyLimits | None = None,
         random: Random = random.random,
         load: Load | None = None,
     ) -> None:
         self.app = app
+        self._inference = inference or app
         self._source: CatalogSource = FixedCatalog(catalog) if isinstance(catalog, Catalog) else catalog
         self._paths = paths
         self._body = body or BodyLimits()
@@ -64,7 +67,7 @@ class ModelResolutionMiddleware:
             if plan is None:
                 raise self._source.why_missing(call.model) or not_found(call.model, catalog)
         state.plan = plan
-        await self.app(scope, receive, send)
+        await self._inference(scope, receive, send)
 
     def _operation(self, scope: Scope) -> Operation | None:
         if scope["type"] != "http" or scope["method"] != "POST":
