@@ -40,7 +40,7 @@ LOADING = b'{"error":{"code":503,"message":"Loading model","type":"unavailable_e
             "vram_exhausted",
         ),
         (500, b"oops", K.SERVER, 500, "upstream_error"),
-        (501, b'{"error":{"message":"x","type":"not_supported_error"}}', K.REJECTED, 501, "upstream_error"),
+        (501, b'{"error":{"message":"x","type":"not_supported_error"}}', K.MODEL_FAILED, 501, "upstream_error"),
         (529, b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}', K.SERVER, 529, "upstream_error"),
         (302, b"", K.PROTOCOL, 502, "upstream_redirect"),
         (400, b'{"detail":[{"msg":"field required"}]}', K.REJECTED, 400, "invalid_request"),

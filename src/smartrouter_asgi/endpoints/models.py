@@ -27,6 +27,8 @@ def models_routes(discovery: Discovery) -> list[Route]:
 
     async def get_model(request: Request) -> Response:
         name = request.path_params["model"]
+        if not name:
+            return await list_models(request)
         entry = describe(name, discovery.current())
         if entry is None:
             catalog = await discovery.refreshed(name)

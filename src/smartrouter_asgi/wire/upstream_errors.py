@@ -28,7 +28,6 @@ _CONTEXT = re.compile(
 )
 _FILTER = re.compile(r"content_filter|content_policy_violation|content management policy", re.IGNORECASE)
 _NO_MODEL = re.compile(r"\bmodel\b.*\bnot found\b|\bmodel_not_found\b|does not exist", re.IGNORECASE | re.DOTALL)
-_BUG_NOT_LOAD = frozenset({501, 505})
 
 
 class ErrorBody(NamedTuple):
@@ -135,11 +134,13 @@ def classify_error(backend: str, status: int, found: ErrorBody, *, retry_after_s
             type="invalid_request_error",
             param="model",
         )
-    if status in (408, 425) or (status >= 500 and status not in _BUG_NOT_LOAD):
+    if status in (501, 505):  # not here, whoever asks; another engine may be able to
+        return AttemptError(message, kind=FailureKind.MODEL_FAILED, status=status)
+    if status in (408, 425) or status >= 500:
         return AttemptError(
             message, kind=FailureKind.SERVER, status=status if status >= 500 else 502, retry_after_s=retry_after_s
         )
-    return _rejected(message, status, found.code or ("invalid_request" if status < 500 else "upstream_error"), found)
+    return _rejected(message, status, found.code or "invalid_request", found)
 
 
 def _rejected(message: str, status: int, code: str, found: ErrorBody) -> AttemptError:
@@ -148,6 +149,6 @@ def _rejected(message: str, status: int, code: str, found: ErrorBody) -> Attempt
         kind=FailureKind.REJECTED,
         status=status,
         code=code,
-        type="invalid_request_error" if status < 500 else "upstream_error",
+        type="invalid_request_error",
         param=found.param,
     )
