@@ -17,8 +17,9 @@ from smartrouter_asgi.backends.ollama import OllamaBackend
 from smartrouter_asgi.testing.ollama import GIB, Fault, SimulatedModel, SimulatedOllama
 
 from .faults.test_disconnect import raw_request
+from .harness.engines import good
 from .harness.routers import chat
-from .harness.servers import serve
+from .harness.servers import RawServer, serve
 
 
 def model(name: str, gib: int, **fields: Any) -> SimulatedModel:
@@ -254,3 +255,46 @@ async def test_discovered_models_are_gated_by_their_size_on_disk():
                 assert (await ask(client, url, name)).status_code == 200
         assert engine.stats.peak_vram_bytes <= 20 * GIB
         assert engine.stats.loads == 3
+
+
+async def test_a_request_that_is_refused_moves_no_model():
+    """A 400 comes before the gate: nothing is evicted or loaded for it."""
+    async with rig() as (engine, _, url, client):
+        await ask(client, url, "medium")
+        response = await ask(client, url, "large", logit_bias={"1": 5})
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "logit_bias")
+        assert loaded(engine) == {"medium"}
+        assert engine.stats.loads == 1
+
+
+async def test_a_candidate_that_cannot_honour_a_request_is_left_out():
+    """The other one serves it, at the first attempt; with none left the refusal is the answer."""
+    async with (
+        SimulatedOllama([model("a", 4)], gpu_bytes=24 * GIB, time_scale=0.05) as ollama,
+        RawServer(good) as other,
+    ):
+        settings = Settings.model_validate(
+            {
+                "backends": {
+                    "local": {"type": "ollama", "url": ollama.base_url},
+                    "cloud": {"type": "openai", "url": f"{other.base_url}/v1"},
+                },
+                "models": [
+                    {
+                        "name": "chat",
+                        "deployments": [
+                            {"backend": "local", "model": "a", "order": 1},
+                            {"backend": "cloud", "model": "engine-model", "order": 2},
+                        ],
+                    }
+                ],
+                "vram": {"max_total": "20GiB"},
+            }
+        )
+        async with serve(SmartRouter(settings)) as url, httpx.AsyncClient(timeout=30) as client:
+            response = await ask(client, url, "chat", logit_bias={"1": 5})
+            assert response.status_code == 200
+            assert response.headers["x-smartrouter-backend"] == "cloud"
+            assert response.headers["x-smartrouter-attempts"] == "1"
+            response = await ask(client, url, "chat")
+            assert response.headers["x-smartrouter-backend"] == "local"

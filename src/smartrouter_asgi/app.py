@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import httpx
 
     from .deployment import Deployment, ModelInfo
+    from .wire.call import Call
 
 logger = logging.getLogger("smartrouter_asgi")
 
@@ -254,6 +255,7 @@ class SmartRouter:
             body=BodyLimits(max_bytes=settings.server.max_body_bytes),
             random=random.random,
             load=self._tracker.load,
+            check=self._check,
         )
 
     def _build_endpoints(self) -> Starlette:
@@ -271,6 +273,9 @@ class SmartRouter:
         )
         endpoints.router.redirect_slashes = False  # a 404 that names the right path says more, behind any proxy
         return endpoints
+
+    def _check(self, call: Call, deployment: Deployment) -> None:
+        self.backends[deployment.backend].check(call, deployment)
 
     async def _is_idle(self, deployment: Deployment) -> bool | None:
         return await self.backends[deployment.backend].is_idle(deployment.model)

@@ -63,6 +63,11 @@ class AutoBackend:
             url += "/v1"
         return create_backend(dataclasses.replace(self._spec, type=kind, url=url), self._transport)
 
+    def check(self, call: Call, deployment: Deployment) -> None:
+        """Refuse what the engine cannot do, once its kind is known."""
+        if self._found is not None:
+            self._found.check(call, deployment)
+
     async def open(self, call: Call, deployment: Deployment) -> Upstream:
         """Send a call; see `Backend.open`."""
         return await (await self.found()).open(call, deployment)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from ..deployment import Capabilities, Deployment, LoadedModel, ModelInfo
+from ..exceptions import UnsupportedParameterError
 from ..types import Secret
 from ..wire.call import Call
 from ..wire.stream import Piece, Usage
@@ -51,6 +52,13 @@ class Backend(Protocol):
     name: str
     type: str
     capabilities: Capabilities
+
+    def check(self, call: Call, deployment: Deployment) -> None:
+        """Raise `UnsupportedParameterError` or another `RequestError` (400) if the engine cannot honour a call.
+
+        Asked before any queueing, so that a request which is refused moves no model, and so that a fallback which
+        cannot serve it hides nobody's failure. Pure and quick.
+        """
 
     async def open(self, call: Call, deployment: Deployment) -> Upstream:
         """Send a call and wait for the head of the answer.
@@ -112,6 +120,13 @@ class BaseBackend:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r})"
+
+    def check(self, call: Call, deployment: Deployment) -> None:
+        """Refuse the operations that the capabilities exclude; subclasses look at the fields too."""
+        if not getattr(self.capabilities, call.operation):
+            raise UnsupportedParameterError(
+                f"backend '{self.name}', which serves this model, does no {call.operation}", param="model"
+            )
 
     async def open(self, call: Call, deployment: Deployment) -> Upstream:
         """Send a call; see `Backend.open`."""

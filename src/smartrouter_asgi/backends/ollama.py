@@ -59,11 +59,14 @@ class OllamaBackend(HTTPBackend):
             model = model.removeprefix(prefix)
         return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
 
+    def check(self, call: Call, deployment: Deployment) -> None:
+        """Refuse what cannot be translated."""
+        super().check(call, deployment)
+        self._translate(call, deployment)
+
     def prepare(self, call: Call, deployment: Deployment) -> Exchange:
         """Translate a call; see `wire.ollama_request`. Whether a model thinks is known once models were listed."""
-        asked = translate_request(
-            call, model=deployment.model, residency=self._residency, can_think=self._can_think(deployment.model)
-        )
+        asked = self._translate(call, deployment)
         kind = "chatcmpl" if call.operation == "chat" else "cmpl"
         answer_id = f"{kind}-{uuid.uuid4().hex}"
         return Exchange(
@@ -151,6 +154,11 @@ class OllamaBackend(HTTPBackend):
     def classify(self, status: int, headers: Headers, body: bytes) -> AttemptError:
         """Say what an answer that is not 200 means; see `wire.ollama_errors`."""
         return refine_error(super().classify(status, headers, body), status)
+
+    def _translate(self, call: Call, deployment: Deployment) -> OllamaRequest:
+        return translate_request(
+            call, model=deployment.model, residency=self._residency, can_think=self._can_think(deployment.model)
+        )
 
     def _can_think(self, model: str) -> bool | None:
         known = self._listed.get(self.canonical(model))

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from ..backends.base import PlainAnswer
+from ..backends.base import BaseBackend, PlainAnswer
 from ..deployment import Capabilities, Deployment, LoadedModel, ModelInfo
 from ..exceptions import AttemptError
 from ..types import JSONObject
@@ -44,7 +44,7 @@ class RecordedCall:
         return decoded
 
 
-class ScriptedBackend:
+class ScriptedBackend(BaseBackend):
     """A `Backend` without an engine: each call gets the next of `answers`, and `default` once they are used up.
 
     Text becomes what the call asked for: an OpenAI chat answer, a completion, or a stream of chunks with `[DONE]`; one
@@ -67,7 +67,7 @@ class ScriptedBackend:
         capabilities: Capabilities | None = None,
         sizes: Mapping[str, int] | None = None,
     ) -> None:
-        self.name = name
+        super().__init__(name)
         self.capabilities = capabilities or Capabilities()
         self.answers: list[Answer] = list(answers)
         self.default = default
