@@ -69,6 +69,7 @@ async def with_envelope(
     `catch_all` also answers for errors that are not ours (500, logged); otherwise those pass, as they would without us.
     """
     outer = find_state(scope)
+    scope = {"headers": [], **scope}
     request_id = _request_id(scope["headers"]) if outer is None else outer.request_id
     state = RequestState(request_id=request_id, started=time.monotonic())
     id_header = (b"x-request-id", state.request_id.encode("ascii"))
@@ -81,7 +82,8 @@ async def with_envelope(
         elif kind == "http.response.start":
             state.status = message["status"]
             if outer is None:
-                message = {**message, "headers": [*message.get("headers", ()), id_header]}
+                headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"x-request-id"]
+                message = {**message, "headers": [*headers, id_header]}
         await send(message)
 
     try:
@@ -265,3 +267,12 @@ def _finished(state: RequestState) -> RequestFinished:
         prompt_tokens=usage.prompt_tokens if usage is not None else 0,
         completion_tokens=usage.completion_tokens if usage is not None else 0,
     )
+
+
+def declared(app: object, name: str) -> bool:
+    """Tell whether a layer inside says of itself that it does this (`starts_attempts`, `keeps_deadline`)."""
+    while app is not None:
+        if getattr(app, name, False):
+            return True
+        app = getattr(app, "app", None)
+    return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
+import contextlib
 import logging
 import random
 from collections import Counter
@@ -12,23 +12,25 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from . import assembly
 from ._asgi import BodyLimits, route_path
+from .backends.auto import AutoBackend
 from .backends.base import Backend
 from .config import Settings, load_settings
+from .deployment import Deployment
 from .dispatch import BackendDispatch
 from .endpoints.admin import admin_routes
+from .endpoints.errors import WrongPath, render_bug, render_error
 from .endpoints.health import BackendHealth, health_routes
 from .endpoints.metrics import Metrics, metrics_routes
 from .endpoints.models import models_routes
 from .events import Observer
-from .exceptions import DrainingError, MethodNotAllowedError, NotFoundError, SmartRouterError
+from .exceptions import AttemptError, DrainingError, SmartRouterError
 from .middleware.errors import ErrorEnvelopeMiddleware
 from .middleware.resilience import ResilienceMiddleware
 from .middleware.resolution import INFERENCE_PATHS, ModelResolutionMiddleware
@@ -41,18 +43,21 @@ from .routing.discovery import Discovery
 from .transport.httpx_transport import HttpxTransport
 from .types import ASGIApp, Receive, Scope, Send
 from .vram.gate import VRAMGate
-from .wire.errors import error_headers, openai_envelope
 
 if TYPE_CHECKING:
     import httpx
 
-    from .deployment import Deployment, ModelInfo
+    from .deployment import ModelInfo
+    from .routing.plan import RoutePlan
     from .wire.call import Call
 
 logger = logging.getLogger("smartrouter_asgi")
 
 WARM_UP_WAIT_S = 0.5
 """How long a start waits for the first lists of models; what takes longer goes on beside the requests."""
+
+SETTLE_TIMEOUT_S = 2.0
+"""How long a request waits for an engine to say what it is."""
 
 
 class SmartRouter:
@@ -79,6 +84,7 @@ class SmartRouter:
             **assembly.build_backends(settings, self._transport, gating=self._is_gating()),
             **(backends or {}),
         }
+        self._undecided = {name: b for name, b in self.backends.items() if isinstance(b, AutoBackend)}
         self.metrics = Metrics()
         self._tracker = LoadTracker()
         threshold = ThresholdWarning(self._above_threshold, settings.vram.unload_threshold_pct)
@@ -108,12 +114,12 @@ class SmartRouter:
     @classmethod
     def from_env(cls, http_client: httpx.AsyncClient | None = None) -> SmartRouter:
         """Make a router from `ROUTER_*` variables (and the file `ROUTER_CONFIG` names). Raises `ConfigurationError`."""
-        return cls(load_settings(), http_client)
+        return cls(_told(load_settings()), http_client)
 
     @classmethod
     def from_file(cls, path: str | Path, http_client: httpx.AsyncClient | None = None) -> SmartRouter:
         """Make a router from a YAML or TOML file. Raises `ConfigurationError`."""
-        return cls(load_settings(file=path), http_client)
+        return cls(_told(load_settings(file=path)), http_client)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -142,6 +148,7 @@ class SmartRouter:
             monitor.cancel()
             await asyncio.gather(warm_up, monitor, return_exceptions=True)
             await self.aclose()
+            self.draining = False
 
     async def aclose(self) -> None:
         """Let go of everything: tasks and connections. The router can be used again afterwards."""
@@ -233,7 +240,7 @@ class SmartRouter:
         app: ASGIApp = BackendDispatch(
             self.backends,
             timeouts=timeouts,
-            limits=assembly.concurrency_limits(settings, self._deployer.configured()),
+            limits=assembly.concurrency_limits(settings),
             inflight=self._tracker.inflight,
             observer=self._observer,
         )
@@ -256,6 +263,7 @@ class SmartRouter:
             random=random.random,
             load=self._tracker.load,
             check=self._check,
+            settle=self._settle if self._undecided else None,
         )
 
     def _build_endpoints(self) -> Starlette:
@@ -269,16 +277,42 @@ class SmartRouter:
         endpoints = Starlette(
             routes=routes,
             lifespan=self.lifespan,
-            exception_handlers={SmartRouterError: _render, HTTPException: _Wrong(routes), Exception: _internal},
+            exception_handlers={
+                SmartRouterError: render_error,
+                HTTPException: WrongPath(routes),
+                Exception: render_bug,
+            },
         )
         endpoints.router.redirect_slashes = False  # a 404 that names the right path says more, behind any proxy
         return endpoints
+
+    async def _settle(self, plan: RoutePlan) -> bool:
+        """Find out what the engines of a plan are, where that is not known yet: it decides whether they are gated."""
+        changed = False
+        for name in {deployment.backend for deployment in plan.candidates} & self._undecided.keys():
+            backend = self._undecided[name]
+            if not backend.is_settled:
+                with contextlib.suppress(AttemptError), anyio.move_on_after(SETTLE_TIMEOUT_S):
+                    await backend.found()
+                    changed = True
+        if changed:
+            self.discovery.rebuild()
+            self._pin()
+        return changed
+
+    def _pin(self) -> None:
+        """Tell the gate the ids to pin, once more: an engine may list a model under another name than configured."""
+        if self.gate is not None:
+            for deployment_id in self._pinned_ids():
+                backend, _, model = deployment_id.partition("/")
+                self.gate.pin(Deployment(backend=backend, model=model))
 
     def _check(self, call: Call, deployment: Deployment) -> None:
         self.backends[deployment.backend].check(call, deployment)
 
     async def _is_idle(self, deployment: Deployment) -> bool | None:
-        return await self.backends[deployment.backend].is_idle(deployment.model)
+        backend = self.backends[deployment.backend]
+        return await backend.is_idle(deployment.model) if backend.capabilities.can_report_idle else None
 
     def _breaker_state(self, backend: str) -> str:
         """Return the worst state among a backend's breakers."""
@@ -290,6 +324,8 @@ class SmartRouter:
         """Tell the gate which names are one model."""
         if self.gate is not None:
             self.gate.tell_digests(backend, {model.id: model.digest for model in models if model.digest})
+            if backend in self._undecided:
+                self._pin()
 
     def _above_threshold(self) -> bool:
         return self.gate is not None and self.gate.snapshot().above_threshold
@@ -314,47 +350,6 @@ class SmartRouter:
                 )
 
 
-async def _render(request: Request, exc: Exception) -> Response:
-    """Turn an error of an endpoint into its answer."""
-    assert isinstance(exc, SmartRouterError)
-    headers = {name.decode(): value.decode() for name, value in error_headers(exc)}
-    return Response(openai_envelope(exc), exc.status, headers, media_type="application/json")
-
-
-async def _internal(request: Request, exc: Exception) -> Response:
-    """Answer for a bug of ours; the exception goes on to the server, which logs it."""
-    return await _render(request, SmartRouterError("the gateway failed to serve this request; its log says why"))
-
-
-class _Wrong:
-    """Answers a wrong path or method with JSON that names the right one."""
-
-    def __init__(self, routes: list[Route]) -> None:
-        self._methods = {route.path: sorted({*(route.methods or ())} - {"HEAD"}) for route in routes}
-
-    async def __call__(self, request: Request, exc: Exception) -> Response:
-        assert isinstance(exc, HTTPException)
-        if exc.status_code == 405:
-            allow = tuple((exc.headers or {}).get("Allow", "POST").replace(" ", "").split(","))
-            error: SmartRouterError = MethodNotAllowedError(
-                f"{request.method} is not served here; this path takes {', '.join(allow)}", allow=allow
-            )
-        else:
-            error = self._not_found(route_path(request.scope))
-        return await _render(request, error)
-
-    def _not_found(self, path: str) -> NotFoundError:
-        shown = path[:100]
-        if path.startswith("/v1/v1/"):
-            return NotFoundError(f"nothing is served at {shown}: /v1 is in there twice, take it off the base URL once")
-        near = difflib.get_close_matches(path, self._methods, n=1, cutoff=0.6)
-        if near:
-            return NotFoundError(f"nothing is served at {shown}: did you mean {self._methods[near[0]][-1]} {near[0]}?")
-        return NotFoundError(
-            f"nothing is served at {shown}; try POST /v1/chat/completions, GET /v1/models or GET /health"
-        )
-
-
 def install(app: Starlette, path: str, router: SmartRouter) -> None:
     """Mount a router in a Starlette or FastAPI app and share the host's lifespan with it."""
     outer = app.router.lifespan_context
@@ -371,3 +366,10 @@ def install(app: Starlette, path: str, router: SmartRouter) -> None:
 def create_app() -> SmartRouter:
     """Make a router from the environment: `uvicorn --factory smartrouter_asgi:create_app`."""
     return SmartRouter.from_env()
+
+
+def _told(settings: Settings) -> Settings:
+    """Log what was accepted but is perhaps not meant."""
+    for line in settings.warnings:
+        logger.warning("configuration: %s", line)
+    return settings

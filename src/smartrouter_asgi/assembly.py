@@ -16,7 +16,7 @@ from .deployment import Deployment, ModelInfo
 from .exceptions import SmartRouterError
 from .resilience.breaker import BreakerBoard
 from .resilience.circuit import BreakerPolicy
-from .resilience.concurrency import ConcurrencyLimit
+from .resilience.concurrency import ConcurrencyLimits
 from .resilience.deadline import Timeouts
 from .resilience.retry import RetryPolicy, counts_as_failure
 from .routing.catalog import ModelGroup
@@ -244,18 +244,11 @@ def timeouts(settings: Settings) -> Timeouts:
     )
 
 
-def concurrency_limits(settings: Settings, groups: Sequence[ModelGroup]) -> dict[str, ConcurrencyLimit]:
-    """Return the limits on parallel requests, by backend name and by deployment id."""
-    limits = {
-        name: ConcurrencyLimit(f"backend '{name}'", section.max_parallel)
-        for name, section in settings.backends.items()
-        if section.max_parallel is not None
-    }
-    for group in groups:
-        for deployment in group.deployments:
-            if deployment.max_parallel is not None:
-                limits[deployment.id] = ConcurrencyLimit(f"deployment '{deployment.id}'", deployment.max_parallel)
-    return limits
+def concurrency_limits(settings: Settings) -> ConcurrencyLimits:
+    """Return the limits on parallel requests; those of deployments come with the deployments."""
+    return ConcurrencyLimits(
+        {name: section.max_parallel for name, section in settings.backends.items() if section.max_parallel is not None}
+    )
 
 
 def gate_policy(settings: Settings, pinned: frozenset[str]) -> GatePolicy:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import aclosing
 
 import anyio
 
@@ -23,7 +24,7 @@ from .exceptions import (
     StackOrderError,
 )
 from .resilience.attempts import Attempt
-from .resilience.concurrency import ConcurrencyLimit
+from .resilience.concurrency import ConcurrencyLimits
 from .resilience.deadline import Timeouts
 from .resilience.retry import counts_as_failure
 from .routing.plan import RoutePlan
@@ -35,6 +36,7 @@ from .wire.errors import stream_error_event
 from .wire.stream import Piece, PieceKind
 
 MAX_HELD_BYTES = 64 * 1024
+FAREWELL_S = 1.0  # how long a client has to take the news that its stream broke
 DRAIN_S = 0.25  # how long to wait for the end of a stream that has said [DONE], so that its connection can be reused
 
 
@@ -57,14 +59,14 @@ class BackendDispatch:
         backends: Mapping[str, Backend] | Backend,
         *,
         timeouts: Timeouts | None = None,
-        limits: Mapping[str, ConcurrencyLimit] | None = None,
+        limits: ConcurrencyLimits | None = None,
         body: BodyLimits | None = None,
         inflight: Counter[str] | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._backends = dict(backends) if isinstance(backends, Mapping) else {backends.name: backends}
         self._timeouts = timeouts or Timeouts()
-        self._limits = limits or {}
+        self._limits = limits or ConcurrencyLimits()
         self._body = body or BodyLimits()
         self._observer = observer
         self._inflight = Counter[str]() if inflight is None else inflight
@@ -88,6 +90,8 @@ class BackendDispatch:
             await _Relay(self, state, attempt, call, backend, send).run()
         finally:
             self._inflight[attempt.deployment.id] -= 1
+            if not self._inflight[attempt.deployment.id]:
+                del self._inflight[attempt.deployment.id]  # names may be a client's own where there is no catalog
 
     def _attempt_of(self, state: RequestState, scope: Scope) -> Attempt:
         """Find the attempt to make: that of a layer outside, else one at the plan's first candidate."""
@@ -102,7 +106,7 @@ class BackendDispatch:
                     "BackendDispatch with several backends needs ModelResolutionMiddleware outside of it"
                 )
             deployment = Deployment(backend=next(iter(self._backends)), model=state.call.model)
-            state.plan = RoutePlan(model=state.call.model, candidates=(deployment,))
+            state.plan = RoutePlan(model="other", candidates=(deployment,))
         deployment = state.plan.candidates[0]
         if attempt is not None:  # of a resilience layer without a plan, which protects an app and knows no backends
             attempt.deployment = deployment
@@ -146,7 +150,11 @@ class _Relay:
         with anyio.CancelScope() as scope:
             self._watchdog = watchdog = Watchdog(scope, total_at=state.commit_by)
             try:
-                async with self._slot():
+                if self._dispatch._limits.apply(self._attempt.deployment):
+                    watchdog.enter("queue", math.inf)  # the deadline runs while it waits for its turn
+                    async with self._dispatch._limits.slot(self._attempt.deployment):
+                        await self._exchange()
+                else:
                     await self._exchange()
             except (AttemptError, FramingError) as exc:
                 if not state.committed:
@@ -160,12 +168,6 @@ class _Relay:
         if watchdog.expired is not None and not self._done:
             await self._timed_out(watchdog.expired)
 
-    def _slot(self) -> AbstractAsyncContextManager[None]:
-        limit = self._dispatch._limits.get(self._attempt.deployment.id) or self._dispatch._limits.get(
-            self._backend.name
-        )
-        return limit.slot() if limit is not None else nullcontext()
-
     async def _exchange(self) -> None:
         attempt, timeouts = self._attempt, self._dispatch._timeouts
         attempt.start()
@@ -173,7 +175,7 @@ class _Relay:
             cold = attempt.lease is None and self._backend.capabilities.loads_on_demand
             self._watchdog.enter("first_token", timeouts.first_token_cold_s if cold else timeouts.first_token_s)
         else:
-            self._watchdog.enter("total", float("inf"))
+            self._watchdog.enter("answer", math.inf)
         upstream = await self._backend.open(self._call, attempt.deployment)
         try:
             if self._call.stream:
@@ -208,8 +210,12 @@ class _Relay:
         if not self._state.committed:
             if kind is PieceKind.ERROR:
                 raise _error_of(pieces)
+            if kind is PieceKind.PING:
+                return  # a sign of life for a connection that is not open yet
             self._held += data
-            if kind < PieceKind.CONTENT and len(self._held) < MAX_HELD_BYTES:
+            if kind < PieceKind.CONTENT:
+                if len(self._held) > MAX_HELD_BYTES:
+                    raise FramingError("the engine sent much and said nothing", code="upstream_protocol")
                 return
             data, self._held = self._held, b""
             watchdog.bound(self._state.deadline)
@@ -268,7 +274,8 @@ class _Relay:
         event = stream_error_event(
             message=exc.message, code=exc.code, type=getattr(exc, "type", None) or "upstream_error"
         )
-        await self._send({"type": "http.response.body", "body": event, "more_body": False})
+        with anyio.move_on_after(FAREWELL_S):
+            await self._send({"type": "http.response.body", "body": event, "more_body": False})
 
     async def _timed_out(self, phase: str) -> None:
         """Say what a clock that ran out means: an attempt's failure before commit, the stream's end after it."""
@@ -283,10 +290,12 @@ class _Relay:
                     type="timeout_error",
                     engine_busy=True,
                 )
+            if self._watchdog.phase == "queue":
+                raise DeadlineExceededError(f"backend '{name}' was busy until the request's time was up")
             if self._state.commit_by >= self._state.started + self._dispatch._timeouts.total_s:
                 self._attempt.fail(FailureKind.SERVER)  # our own patience ended, not a client's shorter one
             raise DeadlineExceededError(f"backend '{name}' had not answered when the request's time was up")
-        if phase == "client_stall":
+        if "client_stall" in (phase, self._watchdog.phase):
             self._attempt.upstream_ended(busy=True)
             self._observe("client_stalled")
             return  # nothing more can be sent: returning without a last message makes the server cut the connection

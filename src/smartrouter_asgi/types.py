@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -25,13 +25,6 @@ Clock: TypeAlias = Callable[[], float]
 
 Random: TypeAlias = Callable[[], float]
 """A number in [0, 1), as `random.random`."""
-
-
-class Releasable(Protocol):
-    """Something held that can be given back; releasing twice is harmless."""
-
-    def release(self) -> None:
-        """Give it back."""
 
 
 class Secret:

@@ -115,7 +115,6 @@ def test_the_model_to_try_can_chat_and_answers():
         group("on-a-dead-backend", "down"),
         group("text-embedding-3", "up"),
         group("e5", "up", ModelInfo(id="e5", capabilities=("embedding",))),
-        group("with spaces", "up"),
         group("good", "up"),
     ]
     catalog = Catalog(models={one.name: one for one in groups})

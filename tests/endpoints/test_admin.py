@@ -133,3 +133,22 @@ async def test_a_refresh_shows_a_new_model_at_once():
         async with serve(router) as url, httpx.AsyncClient() as client:
             response = await client.post(f"{url}/admin/models/refresh")
     assert response.json()["models"] == ["chat", "engine-model"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"x-forwarded-proto": "https"},
+        {"cf-connecting-ip": "1.2.3.4"},
+    ],
+)
+async def test_a_page_in_the_operator_s_browser_cannot_drain_the_gateway(headers: dict[str, str]):
+    """A request that another site makes comes from this machine too, and is refused all the same."""
+    async with RawServer(good) as engine, serve(router_over(engine.base_url)) as url, httpx.AsyncClient() as client:
+        assert (await client.post(f"{url}/admin/drain", headers=headers)).status_code == 403
+        assert (await client.get(f"{url}/readyz")).status_code == 200
+        assert (await client.get(f"{url}/admin/backends", headers={"origin": url})).status_code == 200

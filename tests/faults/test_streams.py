@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import httpx
@@ -242,3 +243,62 @@ async def test_what_was_whole_before_a_broken_event_is_delivered():
     response, _ = await ask(streaming(ROLE + chunk("Hel") + chunk("lo") + b'data: {"error" broken\n\n'))
     assert response.text.startswith((ROLE + chunk("Hel") + chunk("lo")).decode())
     assert error_of(response)["code"] == "upstream_protocol"
+
+
+@pytest.mark.parametrize("tail", [b'data: {"error": {"message": "late"}}\n\n', chunk("more"), b"data: \xff\n\n"])
+async def test_nothing_follows_done(tail: bytes):
+    """Also when it comes in the same read."""
+    response, _ = await ask(streaming(ROLE + chunk("Hel") + chunk(finish="stop") + DONE + tail))
+    assert response.content == ROLE + chunk("Hel") + chunk(finish="stop") + DONE
+
+
+@pytest.mark.parametrize("bad", [b'data: {"choices": [{"delta": {"content": "\xff\xfe"}}]}\n\n'])
+async def test_row_24_bytes_that_are_no_utf_8_are_a_failed_attempt_and_no_crash(bad: bytes):
+    """Before commit the next candidate answers."""
+    response, asked = await ask(streaming(bad), good)
+    assert response.content == b"".join(STREAM)
+    assert asked == [1, 1]
+
+
+async def test_row_24_a_plain_answer_that_is_no_utf_8_is_a_failed_attempt():
+    """The same for an answer that is not streamed."""
+
+    async def bad(exchange: Exchange) -> None:
+        await exchange.answer(200, b'{"error": "\xff"}')
+
+    response, asked = await ask(bad, good, body=chat())
+    assert (response.status_code, asked) == (200, [1, 1])
+
+
+async def test_comments_alone_commit_nothing():
+    """However many there are: an error after them is still a status, or another's answer."""
+    pings = b": ping\n\n" * 10_000
+    response, asked = await ask(streaming(pings, b'data: {"error": {"message": "x", "code": 503}}\n\n'), good)
+    assert response.content == b"".join(STREAM)
+    assert asked == [1, 1]
+
+
+@pytest.mark.parametrize("status", [201, 204, 202])
+async def test_a_success_that_is_no_answer_is_a_failed_attempt(status: int):
+    """Never passed on as if it were one."""
+
+    async def odd(exchange: Exchange) -> None:
+        await exchange.answer(status, b"" if status == 204 else b"{}")
+
+    response, asked = await ask(odd, good, body=chat())
+    assert (response.status_code, asked) == (200, [1, 1])
+    response, _ = await ask(odd, body=chat())
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_protocol")
+
+
+async def test_an_error_whose_body_hangs_delays_nobody():
+    """The status says enough to go on with."""
+
+    async def half(exchange: Exchange) -> None:
+        await exchange.write(b"HTTP/1.1 500 X\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{")
+        await exchange.gone()
+
+    started = time.monotonic()
+    response, asked = await ask(half, good)
+    assert (response.status_code, asked) == (200, [1, 1])
+    assert time.monotonic() - started < 9

@@ -16,7 +16,9 @@ from .http import HTTPBackend
 
 PROBE_TIMEOUT_S = 2.0
 
-_NOT_THERE = frozenset({FailureKind.REJECTED, FailureKind.MODEL_MISSING, FailureKind.PROTOCOL, FailureKind.UNSUPPORTED})
+_NOT_THERE = frozenset(
+    {FailureKind.REJECTED, FailureKind.MODEL_MISSING, FailureKind.MODEL_FAILED, FailureKind.PROTOCOL}
+)
 """Answers that say something about the kind of server: it has no such path."""
 
 
@@ -36,6 +38,11 @@ class AutoBackend:
     def capabilities(self) -> Capabilities:
         """What the engine can do; the defaults until it is known."""
         return self._found.capabilities if self._found is not None else Capabilities()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known what the engine is."""
+        return self._found is not None
 
     async def found(self) -> Backend:
         """Return the real backend. Raises `AttemptError` while the server does not answer or is of no known kind."""

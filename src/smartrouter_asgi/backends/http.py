@@ -16,14 +16,17 @@ from ..exceptions import AttemptError, FailureKind, FramingError
 from ..transport.http import HTTPAnswer, HTTPRequest, Transport, header
 from ..types import Headers
 from ..wire.call import Call
+from ..wire.decoding import JSON_ERRORS
 from ..wire.retry_after import parse_retry_after
 from ..wire.stream import Piece, StreamCodec, Usage
-from ..wire.upstream_errors import classify_answer
+from ..wire.upstream_errors import classify_answer, redact
 from .base import BackendSpec, BaseBackend, PlainAnswer
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 LIST_TIMEOUT_S = 5.0
+ERROR_BODY_TIMEOUT_S = 2.0  # the status says enough to go on with
+MIN_SECRET_LENGTH = 6  # anything shorter would take common words out of messages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,8 @@ class HTTPBackend(BaseBackend):
         self.spec = spec
         self._transport = transport
         self._headers = self.base_headers()
+        hidden = (*spec.api_keys, *spec.headers.values())
+        self._secrets = tuple(secret.reveal() for secret in hidden if len(secret.reveal()) >= MIN_SECRET_LENGTH)
 
     def base_headers(self) -> Headers:
         """Headers of every request: the backend's own key, never anything of the client's."""
@@ -82,7 +87,7 @@ class HTTPBackend(BaseBackend):
         except BaseException:
             await answer.aclose()
             raise
-        return HTTPUpstream(self.name, answer, exchange, streamed=call.stream)
+        return HTTPUpstream(answer, exchange, streamed=call.stream, secrets=self._secrets)
 
     def url_of(self, path: str) -> str:
         """Return the full URL of one of the engine's paths."""
@@ -107,7 +112,7 @@ class HTTPBackend(BaseBackend):
                 await answer.aclose()
             try:
                 return msgspec.json.decode(data) if data else None
-            except (msgspec.DecodeError, RecursionError) as exc:
+            except JSON_ERRORS as exc:
                 raise AttemptError(
                     f"backend '{self.name}' answered {path} with something that is not JSON",
                     kind=FailureKind.PROTOCOL,
@@ -127,11 +132,15 @@ class HTTPBackend(BaseBackend):
         return classify_answer(self.name, status, body, retry_after_s=retry_after_s)
 
     async def _failure(self, answer: HTTPAnswer) -> AttemptError:
+        body = b""
         try:
-            body = await answer.read(MAX_ERROR_BYTES)
+            with anyio.move_on_after(ERROR_BODY_TIMEOUT_S):
+                body = await answer.read(MAX_ERROR_BYTES)
         except AttemptError:
-            body = b""  # the status says enough
-        return self.classify(answer.status, answer.headers, body)
+            pass
+        error = self.classify(answer.status, answer.headers, body)
+        redact(error, self._secrets)
+        return error
 
     def _check_head(self, answer: HTTPAnswer, stream_type: bytes | None) -> None:
         """Refuse what was not asked for: a compressed body, or anything but a stream where a stream was wanted."""
@@ -155,10 +164,12 @@ class HTTPBackend(BaseBackend):
 class HTTPUpstream:
     """An answer under way over HTTP."""
 
-    __slots__ = ("_answer", "_backend", "_codec", "_exchange", "_usage", "ignored")
+    __slots__ = ("_answer", "_codec", "_exchange", "_secrets", "_usage", "ignored")
 
-    def __init__(self, backend: str, answer: HTTPAnswer, exchange: Exchange, *, streamed: bool) -> None:
-        self._backend = backend
+    def __init__(
+        self, answer: HTTPAnswer, exchange: Exchange, *, streamed: bool, secrets: tuple[str, ...] = ()
+    ) -> None:
+        self._secrets = secrets
         self._answer = answer
         self._exchange = exchange
         self._codec = exchange.codec() if streamed else None
@@ -173,7 +184,11 @@ class HTTPUpstream:
     async def read(self) -> PlainAnswer:
         """Read the whole answer."""
         body = await self._answer.read(MAX_ANSWER_BYTES)
-        answer = self._exchange.decode(body)
+        try:
+            answer = self._exchange.decode(body)
+        except AttemptError as exc:
+            redact(exc, self._secrets)
+            raise
         self._usage = answer.usage
         return answer
 
@@ -191,10 +206,16 @@ class HTTPUpstream:
                         yield list(exc.before)
                     raise
                 if pieces:
-                    yield pieces
+                    yield self._redacted(pieces)
         pieces = codec.finish()
         if pieces:
-            yield pieces
+            yield self._redacted(pieces)
+
+    def _redacted(self, pieces: list[Piece]) -> list[Piece]:
+        error = pieces[-1].error
+        if error is not None:
+            redact(error, self._secrets)
+        return pieces
 
     async def aclose(self) -> None:
         """Give the connection back, or cut it."""

@@ -120,7 +120,7 @@ class BackendSettings(Section):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Say what is accepted without its full effect."""
-        if len(self.devices) > 1 or self.split:
+        if self.devices or self.split:
             return ("per-device gating comes later; the budget is one pool over the listed devices",)
         return ()
 

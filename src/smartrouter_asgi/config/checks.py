@@ -37,6 +37,7 @@ def find_warnings(settings: Settings) -> list[str]:
         *_device_warnings(settings),
         *_size_warnings(settings),
         *_delay_warnings(settings),
+        *_not_yet_warnings(settings),
     ]
 
 
@@ -136,8 +137,17 @@ def _discovered_only(settings: Settings) -> Iterator[str]:
 
 
 def _device_warnings(settings: Settings) -> Iterator[str]:
-    if len(settings.vram.devices) > 1:
+    if settings.vram.devices:
         yield "vram.devices: per-device gating comes later; the budget is one pool over the listed devices"
+
+
+def _not_yet_warnings(settings: Settings) -> Iterator[str]:
+    """Settings that this version takes and does not use."""
+    if "spill_after_s" in settings.vram.model_fields_set:
+        yield "vram.spill_after: spill-over comes later; a request waits for its candidate up to vram.max_wait"
+    for name, backend in settings.backends.items():
+        if len(backend.api_keys) > 1:
+            yield f"backends.{name}.api_keys: only the first key is used by this version"
 
 
 def _size_warnings(settings: Settings) -> Iterator[str]:

@@ -25,7 +25,7 @@ from .health import BackendHealth
 DONE = {"load": "loaded", "unload": "unloaded", "pin": "pinned", "unpin": "unpinned"}
 """What a model can be told, and the word for having done it."""
 
-_FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_FORWARDING = frozenset({"forwarded", "x-real-ip", "via", "cf-connecting-ip", "true-client-ip"})
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
@@ -56,8 +56,14 @@ class AdminGuard:
                 raise AuthenticationError("this needs the admin key: send 'Authorization: Bearer <admin key>'")
             return
         client = request.client.host if request.client is not None else ""
-        if not (_is_loopback(client) and _is_local_host(request.headers.get("host", ""))) or any(
-            name in request.headers for name in _FORWARDING
+        headers = request.headers
+        origin = headers.get("origin")
+        if (
+            not (_is_loopback(client) and _is_local_host(headers.get("host", "")))
+            or any(name in _FORWARDING or name.startswith("x-forwarded-") for name in headers)
+            # a page in the operator's own browser, which may send without being allowed to read
+            or (origin is not None and urlsplit(origin).hostname not in _LOCAL_HOSTS)
+            or headers.get("sec-fetch-site") in ("cross-site", "same-site")
         ):
             raise PermissionDeniedError(
                 "without an admin key this is for callers on this machine only: set ROUTER_ADMIN_API_KEY to open it"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import anyio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -15,6 +16,7 @@ from ..backends.base import Backend
 from ..exceptions import SmartRouterError
 
 TTL_S = 1.0
+PING_TIMEOUT_S = 2.0
 
 
 class BackendHealth:
@@ -31,8 +33,9 @@ class BackendHealth:
         """Return `{backend: {"state": "up" | "down", "type", "breaker", "reason"?}}`; reasons hold no URL."""
         if time.monotonic() - self._known_at <= TTL_S:
             return self._known
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.get_running_loop().create_task(self._ask_all())
+        loop = asyncio.get_running_loop()
+        if self._asking is None or self._asking.done() or self._asking.get_loop() is not loop:
+            self._asking = loop.create_task(self._ask_all())
         return await asyncio.shield(self._asking)
 
     async def _ask_all(self) -> dict[str, dict[str, Any]]:
@@ -44,7 +47,10 @@ class BackendHealth:
     async def _ask(self, backend: Backend) -> dict[str, Any]:
         state: dict[str, Any] = {"state": "up", "type": backend.type}
         try:
-            await backend.ping()
+            with anyio.fail_after(PING_TIMEOUT_S):
+                await backend.ping()
+        except TimeoutError:
+            state |= {"state": "down", "reason": f"it has not answered within {PING_TIMEOUT_S:g} s"}
         except SmartRouterError as exc:
             state |= {"state": "down", "reason": exc.message}
         except Exception as exc:  # a backend from outside the package: its bug must not hide the others' health

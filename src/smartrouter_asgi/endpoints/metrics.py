@@ -111,7 +111,7 @@ class Metrics:
             self._attempts.labels(event.backend, event.operation, outcome_label(event.outcome)).inc()
         elif isinstance(event, ModelSwapped):
             if event.action == "load":
-                self._swaps.labels(event.deployment).inc()
+                self._swaps.labels(event.deployment.partition("/")[2]).inc()
         elif isinstance(event, AdmissionWaited):
             self._waits.observe(event.seconds)
 
@@ -141,7 +141,7 @@ class Metrics:
         """Set the gate's queue depths; a model nobody waits for is not shown."""
         self._queue.clear()
         for model, depth in depths:
-            self._queue.labels(model).set(depth)
+            self._queue.labels(model.partition("/")[2]).inc(depth)
 
     def set_vram(self, values: Iterable[tuple[str, str, int]]) -> None:
         """Set bytes by device and kind."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
-from .._asgi import BodyLimits, ReplayReceive, at_the_edge
+from .._asgi import BodyLimits, ReplayReceive, at_the_edge, declared
 from ..deployment import Deployment
 from ..events import Observer
 from ..exceptions import AttemptError, DeadlineExceededError, FailureKind, RouteExhaustedError, SmartRouterError
@@ -33,7 +33,8 @@ class ResilienceMiddleware:
     """Makes attempts at the inner app until one commits: the plan's candidates, or the app itself around a foreign one.
 
     With a route plan in the scope each attempt goes to one deployment, and failures are `AttemptError`s raised before
-    commit. Without a plan it protects any app: `key` names the breaker (default: the mount's path), a `response.start`
+    commit. Without a plan it protects any app: `key` names the breaker; it must come from
+    what the operator configured, never from what clients send (default: one for all), a `response.start`
     with a retryable status is held back and the body replayed, and an exception of the app counts as a failure. When no
     attempt does better, the client gets what the app itself had to say last.
 
@@ -60,10 +61,10 @@ class ResilienceMiddleware:
     ) -> None:
         self.app = app
         self._timeouts = timeouts or Timeouts()
-        self._key = key or _mount_path
+        self._key = key or (lambda scope: "app")
         self._body = body or BodyLimits()
-        self._starts_inside = _declared(app, "starts_attempts")
-        self._deadline_inside = _declared(app, "keeps_deadline")
+        self._starts_inside = declared(app, "starts_attempts")
+        self._deadline_inside = declared(app, "keeps_deadline")
         self._loop = AttemptLoop(
             policy=policy or RetryPolicy(),
             breakers=breakers or BreakerBoard(breaker or BreakerPolicy(), clock=clock, observer=observer),
@@ -98,7 +99,7 @@ class ResilienceMiddleware:
                 committed=lambda: state.committed,
                 client_retry=_is_client_retry(scope),
                 begin=not self._starts_inside,
-                first_number=state.attempts + 1,
+                before=state.attempts,
             )
 
         try:
@@ -138,6 +139,8 @@ class ResilienceMiddleware:
         failure = guard.failure(name)
         if failure is not None:
             raise failure
+        if guard.overflowed:
+            attempt.fail(FailureKind.SERVER)
 
     async def _call(self, attempt: Attempt, state: RequestState, scope: Scope, guard: _StatusGuard) -> None:
         """Call the inner app, within the deadline where no layer of ours inside keeps it."""
@@ -161,13 +164,14 @@ class _StatusGuard:
     An answer too large to keep is let go: it is then the one the client gets.
     """
 
-    __slots__ = ("_send", "_size", "held")
+    __slots__ = ("_send", "_size", "held", "overflowed")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._size = 0
         self.held: list[Message] = []
         """The messages kept back, `http.response.start` first."""
+        self.overflowed = False
 
     async def __call__(self, message: Message) -> None:
         if not self.held and not (message["type"] == "http.response.start" and message["status"] in RETRYABLE_STATUSES):
@@ -176,6 +180,7 @@ class _StatusGuard:
         self.held.append(message)
         self._size += len(message.get("body", b""))
         if self._size > MAX_HELD_BYTES:
+            self.overflowed = True
             await self._let_go([])
 
     def forget(self) -> None:
@@ -216,23 +221,9 @@ class _StatusGuard:
         )
 
 
-def _mount_path(scope: Scope) -> str:
-    """Name the protected app by where it is mounted: never by what a client sends."""
-    return scope.get("root_path") or "app"
-
-
 def _is_client_retry(scope: Scope) -> bool:
     """Tell whether the client itself is retrying: its own retries earn no retry budget."""
     for name, value in scope["headers"]:
         if name.lower() == b"x-stainless-retry-count":
             return bool(value != b"0")
-    return False
-
-
-def _declared(app: object, name: str) -> bool:
-    """Tell whether a layer inside says of itself that it does this (starts attempts, keeps the deadline)."""
-    while app is not None:
-        if getattr(app, name, False):
-            return True
-        app = getattr(app, "app", None)
     return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from .._asgi import BodyLimits, at_the_edge, route_path
 from ..deployment import Deployment
@@ -28,6 +28,7 @@ class ModelResolutionMiddleware:
     are inference and of what kind; POST requests to them are resolved, all else passes untouched. Resolved requests go
     to `inference` where it is given, so that the layers can stand in front of an app with routes of its own. `check`
     raises for a candidate that cannot honour a request: it is left out, and when none remains the request is refused.
+    `settle` finds out what is not known yet of a plan's backends, and says whether the plan has to be made again.
 
     Answers 400 for a body that cannot be used, 404 with near names for a model it does not know, 413 and 408 for a body
     too large or too slow. When it is the outermost of ours it also watches for the client leaving.
@@ -40,6 +41,7 @@ class ModelResolutionMiddleware:
         catalog: Catalog | CatalogSource,
         inference: ASGIApp | None = None,
         check: Callable[[Call, Deployment], None] | None = None,
+        settle: Callable[[RoutePlan], Awaitable[bool]] | None = None,
         paths: Mapping[str, Operation] = INFERENCE_PATHS,
         body: BodyLimits | None = None,
         random: Random = random.random,
@@ -48,6 +50,7 @@ class ModelResolutionMiddleware:
         self.app = app
         self._inference = inference or app
         self._check = check
+        self._settle = settle
         self._source: CatalogSource = FixedCatalog(catalog) if isinstance(catalog, Catalog) else catalog
         self._paths = paths
         self._body = body or BodyLimits()
@@ -72,6 +75,8 @@ class ModelResolutionMiddleware:
             plan = resolve(call.model, catalog, random=self._random, load=self._load)
             if plan is None:
                 raise self._source.why_missing(call.model) or not_found(call.model, catalog)
+        if self._settle is not None and await self._settle(plan):
+            plan = resolve(call.model, self._source.current(), random=self._random, load=self._load) or plan
         state.plan = plan if self._check is None else able(plan, call, self._check)
         await self._inference(scope, receive, send)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from .._asgi import BodyLimits, ReplayReceive, at_the_edge
+from .._asgi import BodyLimits, ReplayReceive, at_the_edge, declared
 from ..deployment import Deployment
 from ..exceptions import AttemptError, DeadlineExceededError
 from ..resilience.attempts import Attempt, let_go
@@ -38,6 +38,7 @@ class VRAMGateMiddleware:
     ) -> None:
         self.app = app
         self._gate = gate
+        self._starts_inside = declared(app, "starts_attempts")
         self._model_of = model_of
         self._timeouts = timeouts or Timeouts()
         self._body = body or BodyLimits()
@@ -54,7 +55,7 @@ class VRAMGateMiddleware:
         attempt = state.attempt
         deployment = self._deployment(state, attempt, scope)
         if deployment is None or not self._gate.covers(deployment):
-            if attempt is not None:
+            if attempt is not None and not self._starts_inside:
                 attempt.start()
             await self.app(scope, receive, send)
             return
@@ -67,7 +68,8 @@ class VRAMGateMiddleware:
             state.attempts = 1
         attempt.lease = lease
         try:
-            attempt.start()
+            if not self._starts_inside:  # a queue further in must not hold a half-open breaker's probe
+                attempt.start()
             await self.app(scope, ReplayReceive(state.body, state), send)
         except AttemptError as exc:
             if not attempt.keeps_lease:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Protocol
+
+import anyio
 
 from ..deployment import Deployment
 from ..events import AttemptFinished, Observer
@@ -23,6 +26,10 @@ from ..types import Clock, Random
 from .breaker import BreakerBoard, CircuitBreaker, Permit
 from .budget import BudgetBoard
 from .retry import NEVER_REACHED, Failure, GiveUp, RetryPolicy, TryNow, counts_as_failure, decide, most_telling
+
+IDLE_QUESTION_S = 1.0
+
+logger = logging.getLogger("smartrouter_asgi")
 
 
 class Held(Protocol):
@@ -49,7 +56,6 @@ class Attempt:
     keeps_lease: bool = False
     """The attempt loop is in charge of the lease after a failure, so that a retry costs no reload."""
     first_token_s: float | None = None
-    ignored: tuple[str, ...] = field(default=())
 
     def start(self) -> None:
         """Take the permit, right before the engine is asked. Raises `BreakerOpenError`. Harmless when taken already."""
@@ -108,14 +114,18 @@ class AttemptLoop:
         committed: Callable[[], bool],
         client_retry: bool = False,
         begin: bool = False,
-        first_number: int = 1,
+        before: int = 0,
     ) -> None:
         """Call `call` with attempts until one returns.
 
-        `begin` takes the permit before the call, for inner apps that know nothing of attempts. Raises the error to
-        answer with: `RouteExhaustedError` once engines were asked in vain, else the one failure that says it all.
-        After commit every error passes as it is. Cancellation settles the permit as neutral.
+        `before` counts the attempts that the request has made already. `begin` takes the permit before the call, for
+        inner apps that know nothing of attempts. Raises the error to answer with: `RouteExhaustedError` once engines
+        were asked in vain, else the one failure that says it all. After commit every error passes as it is.
+        Cancellation settles the permit as neutral.
         """
+        policy = self.policy
+        if before:  # what the request has used up already on candidates that refused it
+            policy = replace(policy, max_retries=max(0, policy.max_retries - before))
         failures: list[Failure] = []
         errors: list[AttemptError] = []
         records: list[AttemptRecord] = []
@@ -123,7 +133,7 @@ class AttemptLoop:
         if not client_retry:
             self.budgets.deposit(candidates[0].backend, self.clock())
         while True:
-            attempt = self._attempt(first_number + len(records), candidates[index], operation, lease)
+            attempt = self._attempt(before + len(records) + 1, candidates[index], operation, lease)
             try:
                 error = await self._once(attempt, call, committed, begin=begin)
             except BaseException:
@@ -135,32 +145,33 @@ class AttemptLoop:
             errors.append(error)
             failures.append(Failure(candidate=index, kind=error.kind, retry_after_s=error.retry_after_s, at=now))
             records.append(_record(attempt, error, now))
-            idle = await self._idle(attempt, error)
-            decision = decide(
-                policy=self.policy,
-                failures=failures,
-                candidates=len(candidates),
-                now=now,
-                deadline=deadline,
-                random=self.random,
-                idle=frozenset({index}) if idle else frozenset(),
-            )
-            lease = attempt.lease
-            if isinstance(decision, GiveUp) or (
-                decision.costs_budget and not self.budgets.withdraw(candidates[decision.candidate].backend, now)
-            ):
-                let_go(lease, busy=error.engine_busy and not idle)
-                raise _final(errors, records) from error
-            if decision.candidate != index:
-                let_go(lease, busy=error.engine_busy and not idle)
-                lease = None
-            index = decision.candidate
-            if not isinstance(decision, TryNow):
-                try:
+            lease, idle = attempt.lease, False
+            try:
+                if len({failure.candidate for failure in failures}) == len(candidates):
+                    idle = await self._idle(attempt, error, deadline)
+                now = self.clock()
+                decision = decide(
+                    policy=policy,
+                    failures=failures,
+                    candidates=len(candidates),
+                    now=now,
+                    deadline=deadline,
+                    random=self.random,
+                    idle=frozenset({index}) if idle else frozenset(),
+                )
+                if isinstance(decision, GiveUp) or (
+                    decision.costs_budget and not self.budgets.withdraw(candidates[decision.candidate].backend, now)
+                ):
+                    raise _final(errors, records) from error
+                if decision.candidate != index:
+                    let_go(lease, busy=error.engine_busy)
+                    lease = None
+                index = decision.candidate
+                if not isinstance(decision, TryNow):
                     await self.sleep(decision.delay_s)
-                except BaseException:
-                    let_go(lease, busy=False)
-                    raise
+            except BaseException:
+                let_go(lease, busy=error.engine_busy and not idle)
+                raise
 
     def _attempt(self, number: int, deployment: Deployment, operation: str, lease: Held | None) -> Attempt:
         return Attempt(
@@ -211,10 +222,16 @@ class AttemptLoop:
         finally:
             self._observe(attempt, outcome)
 
-    async def _idle(self, attempt: Attempt, error: AttemptError) -> bool:
+    async def _idle(self, attempt: Attempt, error: AttemptError, deadline: float) -> bool:
+        """Ask whether an engine that went silent is done; one that does not say so in a moment is not."""
         if self.idle is None or error.kind not in (FailureKind.RESET, FailureKind.FIRST_TOKEN_TIMEOUT):
             return False
-        return bool(await self.idle(attempt.deployment))
+        try:
+            with anyio.move_on_after(min(IDLE_QUESTION_S, max(0.0, deadline - self.clock()))):
+                return bool(await self.idle(attempt.deployment))
+        except Exception:  # who cannot be asked is not known to be idle
+            logger.debug("asking '%s' whether it is idle failed", attempt.deployment.backend, exc_info=True)
+        return False
 
     def _observe(self, attempt: Attempt, outcome: str) -> None:
         if self.observer is not None:

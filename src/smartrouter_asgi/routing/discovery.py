@@ -74,7 +74,7 @@ class Discovery:
 
     def __post_init__(self) -> None:
         self._listings = {source.backend: Listing() for source in self.sources}
-        self._catalog = build_catalog(self.configured(), self.aliases, self.sources, self._listings, self.rules)
+        self.rebuild()
 
     def current(self) -> Catalog:
         """Return the catalog; one that has grown old is refreshed in the background."""
@@ -86,11 +86,16 @@ class Discovery:
                     self._refresh(source)
         return self._catalog
 
+    def rebuild(self) -> None:
+        """Make the catalog anew from what is known: something that deployments depend on has changed."""
+        self._catalog = build_catalog(self.configured(), self.aliases, self.sources, self._listings, self.rules)
+
     async def refreshed(self, name: str) -> Catalog:
         """Ask every backend that was not asked just now; return as soon as one of them has the name."""
         pending = self._refresh_older_than(MISS_TTL_S)
-        while pending and self._catalog.find(name) is None:
-            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        until = self.clock() + REFRESH_WAIT_S
+        while pending and self._catalog.find(name) is None and (left_s := until - self.clock()) > 0:
+            _, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         return self._catalog
 
     async def refresh(self, *, max_age_s: float | None = None, wait_s: float = REFRESH_WAIT_S) -> Catalog:
@@ -102,13 +107,15 @@ class Discovery:
 
     def why_missing(self, name: str) -> SmartRouterError | None:
         """A backend that never listed anything may have it: then the answer is 503, not 404."""
-        silent = [backend for backend, listing in self._listings.items() if listing.error and listing.listed_at is None]
+        if not self.rules.enabled:
+            return None
+        silent = [backend for backend, listing in self._listings.items() if listing.listed_at is None]
         if not silent:
             return None
         names = ", ".join(f"'{backend}'" for backend in silent)
+        why = self._listings[silent[0]].error or "it has not answered yet"
         return NoBackendError(
-            f"the model may be served by {names}, which cannot be asked now: {self._listings[silent[0]].error}",
-            retry_after_s=2.0,
+            f"the model may be served by {names}, which cannot be asked now: {why}", retry_after_s=2.0
         )
 
     def ages(self) -> dict[str, float | None]:
@@ -136,9 +143,9 @@ class Discovery:
 
     def _refresh(self, source: DiscoverySource) -> asyncio.Task[None]:
         """Start asking one backend, or join the asking under way; a request that leaves ends nothing."""
-        task = self._tasks.get(source.backend)
-        if task is None or task.done():
-            task = asyncio.get_running_loop().create_task(self._ask(source))
+        task, loop = self._tasks.get(source.backend), asyncio.get_running_loop()
+        if task is None or task.done() or task.get_loop() is not loop:
+            task = loop.create_task(self._ask(source))
             self._tasks[source.backend] = task
         return task
 
@@ -150,6 +157,9 @@ class Discovery:
             if listing.error is None:
                 logger.warning("%s; its models stay as they were last known", exc)
             listing.error = exc
+        except Exception as exc:  # an adapter from outside the package: its bug is its backend's failure
+            logger.exception("the adapter of backend '%s' failed to list models", source.backend)
+            listing.error = NoBackendError(f"its adapter failed with {type(exc).__name__}")
         else:
             listing.models = tuple(models)
             listing.listed_at = self.clock()
@@ -157,7 +167,7 @@ class Discovery:
         finally:
             listing.tried_at = self.clock()
             self._tasks.pop(source.backend, None)
-        self._catalog = build_catalog(self.configured(), self.aliases, self.sources, self._listings, self.rules)
+        self.rebuild()
 
 
 def build_catalog(

@@ -17,6 +17,8 @@ from .plan import RoutePlan
 Load: TypeAlias = Callable[[str, Deployment], float]
 """How busy a deployment is, or how slow, under a balance (`least_busy`, `latency`): smaller is better."""
 
+MAX_NAMES_COMPARED = 500  # comparing takes time, and the event loop waits for it
+
 _NAME = re.compile(r"[\w.:/@+-]{1,200}")
 
 
@@ -26,8 +28,6 @@ def resolve(name: str, catalog: Catalog, *, random: Random, load: Load | None = 
     Deployments of the model come first, tier by tier (`order`), each tier ordered by its balance; then those of the
     models it falls back to, in the order named.
     """
-    if not _NAME.fullmatch(name):
-        return None
     group = catalog.find(name)
     if group is None:
         return None
@@ -54,7 +54,7 @@ def resolve(name: str, catalog: Catalog, *, random: Random, load: Load | None = 
 def not_found(name: str, catalog: Catalog) -> ModelNotFoundError:
     """Return the 404 for an unknown name, with near names that exist."""
     shown = name if _NAME.fullmatch(name) else repr(name[:60])
-    near = difflib.get_close_matches(name[:200], catalog.names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name[:200], catalog.names[:MAX_NAMES_COMPARED], n=3, cutoff=0.5)
     if near:
         hint = f"did you mean {', '.join(repr(n) for n in near)}? GET /v1/models lists them all"
     elif catalog.names:

@@ -7,6 +7,7 @@ calls in cancels by anyio scopes only.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -28,13 +29,12 @@ class HttpxTransport:
     def __init__(self, client: httpx.AsyncClient | None = None, *, connect_timeout_s: float = 5.0) -> None:
         self._owns_client = client is None
         self._client = client
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timeout = httpx.Timeout(None, connect=connect_timeout_s)
 
     async def open(self, request: HTTPRequest) -> HttpxAnswer:
         """Send a request and wait for the head of its answer; see `Transport.open`."""
-        client = self._client
-        if client is None:
-            client = self._client = self._new_client()
+        client = self._client_of_this_loop()
         trace = _Trace()
         try:
             # Built by hand: `client.build_request` would add headers, and cookies an earlier answer had set.
@@ -55,8 +55,16 @@ class HttpxTransport:
     async def aclose(self) -> None:
         """Close the connections, unless the client was handed in."""
         client, self._client = (self._client, None) if self._owns_client else (None, self._client)
-        if client is not None:
+        if client is not None and self._loop is asyncio.get_running_loop():
             await client.aclose()
+
+    def _client_of_this_loop(self) -> httpx.AsyncClient:
+        """Return a client whose connections live on the running loop: those of another loop died with it."""
+        loop = asyncio.get_running_loop()
+        if self._client is None or (self._owns_client and self._loop is not loop):
+            self._client = self._new_client()
+            self._loop = loop
+        return self._client
 
     def _new_client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(

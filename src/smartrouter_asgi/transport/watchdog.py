@@ -15,21 +15,22 @@ class Watchdog:
     the scope, from its own task; call `close` when done.
     """
 
-    __slots__ = ("_deadline", "_handle", "_loop", "_phase", "_scope", "_timer_at", "_total_at", "expired")
+    __slots__ = ("_deadline", "_handle", "_loop", "_scope", "_timer_at", "_total_at", "expired", "phase")
 
     def __init__(self, scope: anyio.CancelScope, *, total_at: float = math.inf) -> None:
         self._scope = scope
         self._loop = asyncio.get_running_loop()
         self._total_at = total_at
         self._deadline = math.inf
-        self._phase = ""
+        self.phase = ""
+        """The phase that runs, or ran when time was up."""
         self._timer_at = math.inf
         self._handle: asyncio.TimerHandle | None = None
         self.expired: str | None = None
 
     def enter(self, phase: str, seconds: float) -> None:
         """Begin a phase that may last `seconds`; the deadline of the whole request stays the outer bound."""
-        self._phase = phase
+        self.phase = phase
         self._deadline = deadline = self._loop.time() + seconds
         if self._total_at < deadline:
             deadline = self._total_at
@@ -59,7 +60,7 @@ class Watchdog:
         if now >= self._total_at:
             self.expired = "total"
         elif now >= self._deadline:
-            self.expired = self._phase
+            self.expired = self.phase
         else:
             self._timer_at = math.inf
             self._arm(min(self._deadline, self._total_at))

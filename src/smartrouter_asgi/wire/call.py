@@ -91,9 +91,13 @@ def decode_fields(body: bytes) -> dict[str, msgspec.Raw]:
     if not body:
         raise InvalidJSONError("the body is empty: send a JSON object")
     try:
+        if not body.isascii():
+            body.decode()  # what lies in strings is not looked at below, and must not break anybody's decoder later
         return _fields_decoder.decode(body)
     except msgspec.ValidationError:
         raise InvalidJSONError("the body must be a JSON object") from None
+    except UnicodeDecodeError as exc:
+        raise InvalidJSONError(f"the body is not UTF-8: byte {exc.start} does not belong there") from None
     except msgspec.DecodeError as exc:
         raise InvalidJSONError(f"the body is not valid JSON: {exc}") from None
     except RecursionError:

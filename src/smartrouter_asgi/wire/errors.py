@@ -33,15 +33,20 @@ def openai_envelope(exc: SmartRouterError) -> bytes:
     return _encode({"error": error})
 
 
+MAX_RETRY_AFTER_S = 24 * 3600.0
+"""What an engine says beyond this is passed on as this."""
+
+
 def error_headers(exc: SmartRouterError) -> Headers:
     """Headers that go with an error: Retry-After (whole seconds) and its exact form, Allow, x-should-retry."""
     headers: Headers = []
+    wait_s = None if exc.retry_after_s is None else min(max(0.0, exc.retry_after_s), MAX_RETRY_AFTER_S)
     if exc.status in (429, 503):
-        seconds = max(0.0, exc.retry_after_s if exc.retry_after_s is not None else 1.0)
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(seconds))))
-        headers.append((b"retry-after-ms", b"%d" % math.ceil(seconds * 1000)))
-    elif exc.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(exc.retry_after_s))))
+        wait_s = 1.0 if wait_s is None else wait_s
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(wait_s))))
+        headers.append((b"retry-after-ms", b"%d" % math.ceil(wait_s * 1000)))
+    elif wait_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(wait_s))))
     if isinstance(exc, RouteExhaustedError):
         headers.append((b"x-should-retry", b"false"))
         headers.append((b"x-smartrouter-attempts", b"%d" % len(exc.attempts)))

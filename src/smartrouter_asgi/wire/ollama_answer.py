@@ -18,6 +18,7 @@ import msgspec
 
 from ..exceptions import AttemptError, FailureKind
 from ..types import Operation
+from .decoding import JSON_ERRORS
 from .ollama_errors import STREAM_STATUS, refine_error
 from .stream import Usage
 from .upstream_errors import ErrorBody, classify_error, read_error
@@ -98,7 +99,7 @@ def translate_answer(backend: str, operation: Operation, body: bytes, *, answer_
     """
     try:
         answer = answer_decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except JSON_ERRORS as exc:
         raise _not_an_answer(backend) from exc
     if answer.error:
         raise engine_error(backend, answer.error)
@@ -139,7 +140,7 @@ def translate_embeddings(backend: str, body: bytes, *, inputs: int, as_base64: b
         if answer.error:
             raise engine_error(backend, answer.error)
         vectors: list[Any] = [_packed(raw) for raw in answer.embeddings] if as_base64 else list(answer.embeddings)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except JSON_ERRORS as exc:
         raise _not_an_answer(backend) from exc
     if len(vectors) != inputs:
         raise AttemptError(

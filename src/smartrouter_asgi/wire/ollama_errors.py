@@ -68,7 +68,7 @@ def refine_error(error: AttemptError, status: int) -> AttemptError:
             kind=FailureKind.AUTH,
             code="upstream_auth",
         )
-    if status in (404, 405) and error.kind is FailureKind.REJECTED:
+    if status in (404, 405) and error.kind is FailureKind.MODEL_FAILED:
         return AttemptError(
             f"no Ollama answers at the backend's URL (it said {status}): check the URL and the engine's version",
             kind=FailureKind.PROTOCOL,

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from .decoding import JSON_ERRORS
 from .ollama_fields import RequestFields
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
@@ -115,7 +116,7 @@ def _arguments(function: RequestFields) -> dict[str, Any]:
     if isinstance(given, str):
         try:
             given = _any.decode(given)
-        except (msgspec.DecodeError, RecursionError) as exc:
+        except JSON_ERRORS as exc:
             raise function.wrong("arguments", f"a string that holds a JSON object: {exc}") from None
     if not isinstance(given, dict):
         raise function.wrong("arguments", "a string that holds a JSON object")

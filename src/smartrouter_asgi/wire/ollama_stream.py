@@ -13,6 +13,7 @@ import msgspec
 from ..exceptions import FramingError
 from ..transport.framing import LineSplitter
 from ..types import Operation
+from .decoding import JSON_ERRORS
 from .ollama_answer import (
     Message,
     OllamaAnswer,
@@ -85,7 +86,7 @@ class OllamaStreamCodec:
                 break
             try:
                 answer = answer_decoder.decode(line)
-            except (msgspec.DecodeError, RecursionError) as exc:
+            except JSON_ERRORS as exc:
                 error = FramingError("the engine sent a line that is no answer", code="upstream_protocol")
                 error.before = pieces
                 raise error from exc
@@ -101,7 +102,7 @@ class OllamaStreamCodec:
         if rest:
             try:
                 self._read(answer_decoder.decode(rest), pieces)
-            except (msgspec.DecodeError, RecursionError) as exc:
+            except JSON_ERRORS as exc:
                 raise truncated() from exc
         if not pieces or pieces[-1].kind < PieceKind.END:
             raise truncated()

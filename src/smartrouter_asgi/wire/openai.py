@@ -8,6 +8,7 @@ import msgspec
 
 from ..exceptions import AttemptError, FailureKind, FramingError
 from ..transport.framing import SSESplitter, sse_data
+from .decoding import JSON_ERRORS
 from .stream import Piece, PieceKind, Usage, truncated
 from .upstream_errors import ErrorBody, classify_error, read_error, scrub
 
@@ -32,13 +33,16 @@ def read_plain(backend: str, body: bytes) -> Usage | None:
         if not isinstance(value, dict):
             raise _not_json(backend) from None
         peek = _PlainPeek(error=value.get("error"), usage=read_usage(value.get("usage")))
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except JSON_ERRORS as exc:
         raise _not_json(backend) from exc
     if peek.error:
         found = read_error({"error": peek.error})
         if found is not None:
             raise classify_error(backend, found.status or 502, found)
-    return peek.usage
+    usage = peek.usage
+    if usage is not None and (usage.prompt_tokens < 0 or usage.completion_tokens < 0):
+        usage = Usage(prompt_tokens=max(0, usage.prompt_tokens), completion_tokens=max(0, usage.completion_tokens))
+    return usage
 
 
 def read_usage(value: Any) -> Usage | None:
@@ -47,15 +51,15 @@ def read_usage(value: Any) -> Usage | None:
         return None
     prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")
     return Usage(
-        prompt_tokens=prompt if isinstance(prompt, int) else 0,
-        completion_tokens=completion if isinstance(completion, int) else 0,
+        prompt_tokens=max(0, prompt) if isinstance(prompt, int) else 0,
+        completion_tokens=max(0, completion) if isinstance(completion, int) else 0,
     )
 
 
 def _decode(backend: str, body: bytes) -> Any:
     try:
         return _any.decode(body)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except JSON_ERRORS as exc:
         raise _not_json(backend) from exc
 
 
@@ -85,7 +89,9 @@ class OpenAIStreamCodec:
 
     def feed(self, data: bytes) -> list[Piece]:
         """Take what was read and return the events it completes."""
-        pieces = []
+        pieces: list[Piece] = []
+        if self._done:
+            return pieces
         for event in self._splitter.feed(data):
             # An event that only carries more text is told from its bytes. In JSON text a quote is escaped, so these
             # marks cannot come from inside a string; where one is present the event is parsed to be sure.
@@ -94,7 +100,7 @@ class OpenAIStreamCodec:
                 and event.startswith(b"data:")
                 and b'"error"' not in event
                 and b'"usage"' not in event
-                and (b'"finish_reason":null' in event or b'"finish_reason"' not in event)
+                and (b'"finish_reason"' not in event or (self._choices == 1 and b'"finish_reason":null' in event))
                 and b"[DONE]" not in event
             ):
                 pieces.append(Piece(PieceKind.CONTENT, event))
@@ -105,8 +111,8 @@ class OpenAIStreamCodec:
                 exc.before = pieces
                 raise
             pieces.append(piece)
-            if piece.kind is PieceKind.ERROR:
-                break
+            if piece.kind >= PieceKind.END:
+                break  # nothing follows it
         return pieces
 
     def finish(self) -> list[Piece]:
@@ -135,7 +141,7 @@ class OpenAIStreamCodec:
             return Piece(PieceKind.END, event)
         try:
             chunk = _any.decode(data)
-        except (msgspec.DecodeError, RecursionError) as exc:
+        except JSON_ERRORS as exc:
             raise FramingError("the engine sent an event that is not JSON", code="upstream_protocol") from exc
         if not isinstance(chunk, dict):
             return Piece(PieceKind.HELD, event)
@@ -165,7 +171,7 @@ class OpenAIStreamCodec:
     def _error_in(self, data: bytes) -> ErrorBody | None:
         try:
             value = _any.decode(data)
-        except (msgspec.DecodeError, RecursionError):
+        except JSON_ERRORS:
             return None
         return read_error(value) or read_error({"error": value})
 

@@ -7,15 +7,26 @@ Shapes: `{"error": {"message", "type", "code"}}` OpenAI, llama.cpp, newer vLLM; 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ..exceptions import AttemptError, FailureKind
+from ..exceptions import AttemptError, FailureKind, SmartRouterError
+from .decoding import JSON_ERRORS
 
 MAX_MESSAGE_LENGTH = 500
 
-_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b", re.IGNORECASE)
+_ADDRESS = re.compile(
+    r"\b[a-z][a-z0-9+.-]*://\S+"  # a URL
+    r"|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"  # IPv4
+    r"|\[[0-9a-f:]{2,}\](?::\d+)?"  # IPv6
+    r"|\b[a-z0-9-]+(?:\.[a-z0-9-]+)+:\d+\b|\blocalhost(?::\d+)?\b"  # a host and its port
+    r"|(?<![\w./-])/(?:[\w.-]+/)+[\w.-]*",  # a path on somebody's disk
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_FIELD = re.compile(r"[\w.\[\]-]{1,128}", re.ASCII)
 _KEY = re.compile(r"\b(?:sk|pk|gsk|xai|hf)[-_][A-Za-z0-9_*.-]{6,}|\bBearer\s+\S+", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|cudamalloc failed|failed to allocate|insufficient memory|requires more (?:system )?memory",
@@ -64,10 +75,14 @@ def _from_mapping(error: dict[str, Any]) -> ErrorBody:
     return ErrorBody(
         message=_text(error.get("message")) or "the engine reported an error without a message",
         type=_text(error.get("type")),
-        code=code if isinstance(code, str) else None,
-        param=_text(error.get("param")),
+        code=_matching(code, _WORD),
+        param=_matching(error.get("param"), _FIELD),
         status=status,
     )
+
+
+def _matching(value: Any, pattern: re.Pattern[str]) -> str | None:
+    return value if isinstance(value, str) and pattern.fullmatch(value) else None
 
 
 def _text(value: Any) -> str | None:
@@ -76,14 +91,32 @@ def _text(value: Any) -> str | None:
 
 def scrub(text: str) -> str:
     """Cut an engine's text to a length and take out URLs, addresses and keys: it goes to clients and logs."""
-    text = _KEY.sub("[key]", _URL.sub("[address]", text))
+    text = _KEY.sub("[key]", _ADDRESS.sub("[address]", text))
     text = "".join(c if c.isprintable() else " " for c in text).strip()
     return text if len(text) <= MAX_MESSAGE_LENGTH else text[: MAX_MESSAGE_LENGTH - 1] + "…"
 
 
+def redact(exc: SmartRouterError, secrets: Iterable[str]) -> None:
+    """Take a backend's own credentials out of an error's text, however the engine came to quote them."""
+    for secret in secrets:
+        if secret in exc.message:
+            exc.message = exc.message.replace(secret, "[key]")
+            exc.args = (exc.message,)
+        if secret in exc.code:
+            exc.code = "upstream_error"
+        if exc.param is not None and secret in exc.param:
+            exc.param = None
+
+
 def classify_answer(backend: str, status: int, body: bytes, *, retry_after_s: float | None = None) -> AttemptError:
     """Turn an upstream answer that is not a 2xx into the failure it means."""
-    if 300 <= status < 400:
+    if not 300 <= status <= 599:
+        return AttemptError(
+            f"backend '{backend}' answered {status}, which is no answer to this request",
+            kind=FailureKind.PROTOCOL,
+            code="upstream_protocol",
+        )
+    if status < 400:
         return AttemptError(
             f"backend '{backend}' answered with a redirect, which is never followed: check its base URL",
             kind=FailureKind.PROTOCOL,
@@ -91,7 +124,7 @@ def classify_answer(backend: str, status: int, body: bytes, *, retry_after_s: fl
         )
     try:
         found = read_error(msgspec.json.decode(body))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except JSON_ERRORS:
         found = None
     if found is None:
         found = ErrorBody(f"backend '{backend}' answered {status}", None, None, None, None)
@@ -107,6 +140,10 @@ def classify_error(backend: str, status: int, found: ErrorBody, *, retry_after_s
             f"backend '{backend}' refused the gateway's key: check its api key in the configuration",
             kind=FailureKind.AUTH,
             code="upstream_auth",
+        )
+    if status in (402, 407):
+        return AttemptError(
+            f"backend '{backend}' refused the gateway's account: {message}", kind=FailureKind.AUTH, code="upstream_auth"
         )
     if status >= 500 and _OUT_OF_MEMORY.search(marks):
         return AttemptError(
@@ -133,6 +170,10 @@ def classify_error(backend: str, status: int, found: ErrorBody, *, retry_after_s
             code="model_not_found",
             type="invalid_request_error",
             param="model",
+        )
+    if status in (404, 405):
+        return AttemptError(
+            f"backend '{backend}' serves nothing at this path: check its base URL", kind=FailureKind.MODEL_FAILED
         )
     if status in (501, 505):  # not here, whoever asks; another engine may be able to
         return AttemptError(message, kind=FailureKind.MODEL_FAILED, status=status)

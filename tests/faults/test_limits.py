@@ -1,0 +1,147 @@
+"""Limits on parallel requests, and the clocks that run while somebody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import httpx
+
+from smartrouter_asgi import Settings, SmartRouter
+
+from ..harness.engines import chunk, good
+from ..harness.routers import chat, router_over
+from ..harness.servers import Exchange, RawServer, serve
+
+
+class Counting:
+    """An engine that takes its time and counts how many requests it serves at once."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.now = 0
+        self.most = 0
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await asyncio.sleep(self.seconds)
+            await good(exchange)
+        finally:
+            self.now -= 1
+
+
+def limited(*deployments: dict, url: str, backend: dict | None = None, **resilience: object) -> SmartRouter:
+    return SmartRouter(
+        Settings.model_validate(
+            {
+                "backends": {"b": {"type": "openai", "url": f"{url}/v1", **(backend or {})}},
+                "models": [
+                    {"name": name, "deployments": [{"backend": "b", "model": name, **deployment}]}
+                    for name, deployment in zip("xyz", deployments, strict=False)
+                ],
+                "discovery": {"enabled": False},
+                "resilience": resilience,
+            }
+        )
+    )
+
+
+async def test_both_limits_hold():
+    """A deployment's own limit and its backend's: three models with a slot each share the backend's one."""
+    script = Counting(0.05)
+    async with RawServer(script) as engine:
+        one = {"max_parallel": 1}
+        router = limited(one, one, one, url=engine.base_url, backend={"max_parallel": 1})
+        async with serve(router) as url, httpx.AsyncClient() as client:
+            posts = [client.post(f"{url}/v1/chat/completions", json=chat("xyz"[n % 3])) for n in range(9)]
+            assert {r.status_code for r in await asyncio.gather(*posts)} == {200}
+    assert script.most == 1
+
+
+async def test_the_deadline_runs_while_a_request_waits_for_its_turn():
+    """The client's patience ends in time, and nobody's breaker learns of it."""
+    script = Counting(1.5)
+    async with RawServer(script) as engine:
+        router = limited({"max_parallel": 1}, url=engine.base_url)
+        async with serve(router) as url, httpx.AsyncClient() as client:
+            first = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=chat("x")))
+            await engine.seen(1)
+            started = time.monotonic()
+            second = await client.post(
+                f"{url}/v1/chat/completions", json=chat("x"), headers={"x-stainless-read-timeout": "0.2"}
+            )
+            waited = time.monotonic() - started
+            assert (await first).status_code == 200
+    assert (second.status_code, second.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert waited < 1.2
+    assert len(engine.exchanges) == 1
+
+
+async def test_waiting_for_a_turn_opens_no_breaker():
+    """The engine was busy, not broken."""
+    script = Counting(2.0)
+    async with RawServer(script) as engine:
+        router = limited({"max_parallel": 1}, url=engine.base_url, timeouts={"total": "600ms"})
+        async with serve(router) as url, httpx.AsyncClient() as client:
+            posts = [client.post(f"{url}/v1/chat/completions", json=chat("x")) for _ in range(8)]
+            answers = await asyncio.gather(*posts)
+    assert {r.json()["error"]["code"] for r in answers} == {"deadline_exceeded"}
+    assert {state for _, _, state in router.breakers.states()} == {"closed"}
+
+
+async def test_an_untried_candidate_is_asked_at_once():
+    """Whether the silent one is idle again is only asked when nobody else is left."""
+
+    async def silent(exchange: Exchange) -> None:
+        if exchange.path == "/slots":
+            await asyncio.sleep(5)
+        exchange.reset()
+
+    async with RawServer(silent) as bad, RawServer(good) as other:
+        settings = Settings.model_validate(
+            {
+                "backends": {
+                    "a": {"type": "llama.cpp", "url": bad.base_url},
+                    "b": {"type": "openai", "url": f"{other.base_url}/v1"},
+                },
+                "models": [
+                    {
+                        "name": "chat",
+                        "deployments": [{"backend": n, "model": "m", "order": o} for o, n in enumerate("ab", 1)],
+                    }
+                ],
+                "discovery": {"enabled": False},
+            }
+        )
+        async with serve(SmartRouter(settings)) as url, httpx.AsyncClient() as client:
+            response = await client.post(f"{url}/v1/chat/completions", json=chat())
+    assert response.headers["x-smartrouter-backend"] == "b"
+    assert "/slots" not in bad.paths
+
+
+async def test_row_46_a_reader_that_stalls_is_cut_off():
+    """It holds an engine: after `client_stall`, or at the deadline, it holds it no longer."""
+    closed = asyncio.Event()
+
+    async def firehose(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        event = chunk("x" * 4000)
+        try:
+            while not exchange.writer.is_closing():
+                await exchange.chunk(event * 8)
+        except ConnectionError:
+            pass
+        closed.set()
+
+    async with RawServer(firehose) as engine:
+        router = router_over(engine.base_url, resilience={"timeouts": {"client_stall": "500ms"}})
+        async with serve(router) as url:
+            host, port = url.removeprefix("http://").split(":")
+            _, writer = await asyncio.open_connection(host, int(port), limit=1024)
+            body = b'{"model": "chat", "messages": [], "stream": true}'
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            await asyncio.wait_for(closed.wait(), 10)
+            writer.close()
