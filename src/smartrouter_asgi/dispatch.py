@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import aclosing
+from functools import lru_cache
 
 import anyio
 
@@ -299,10 +300,10 @@ class _Relay:
             self._attempt.upstream_ended(busy=True)
             self._observe("client_stalled")
             return  # nothing more can be sent: returning without a last message makes the server cut the connection
-        code, message = {
-            "idle": ("upstream_idle_timeout", f"backend '{name}' stopped sending in the middle of its answer"),
-            "total": ("stream_deadline", "the request's time was up before the answer was complete"),
-        }[phase]
+        if phase == "total":
+            code, message = "stream_deadline", "the request's time was up before the answer was complete"
+        else:  # idle; or the first token's clock, when it ran out in the very moment of commit
+            code, message = "upstream_idle_timeout", f"backend '{name}' stopped sending in the middle of its answer"
         await self._break_off(
             AttemptError(message, kind=FailureKind.RESET, code=code, type="timeout_error", engine_busy=True)
         )
@@ -335,6 +336,7 @@ def _error_of(pieces: list[Piece]) -> AttemptError:
     return error
 
 
+@lru_cache(maxsize=1024)
 def header_value(text: str) -> bytes:
     """Encode a name for a header: what no header may hold becomes `?`."""
     return "".join(c if c.isprintable() else "?" for c in text).encode("latin-1", "replace")

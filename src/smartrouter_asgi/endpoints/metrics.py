@@ -100,6 +100,7 @@ class Metrics:
         self._inflight = Gauge("smartrouter_inflight", "Exchanges under way", ["backend"], registry=registry)
         self._queue = Gauge("smartrouter_queue_depth", "Requests in the gate's queue", ["model"], registry=registry)
         self._vram = Gauge("smartrouter_vram_bytes", "GPU memory", ["device", "kind"], registry=registry)
+        self._of_request: dict[tuple[str, str, str, str], tuple[Counter, Histogram, Histogram]] = {}
         self.on_scrape: list[Callable[[Metrics], None]] = []
         """Called before each exposition, to set gauges from what is true now."""
 
@@ -116,16 +117,28 @@ class Metrics:
             self._waits.observe(event.seconds)
 
     def _on_request(self, event: RequestFinished) -> None:
-        self._requests.labels(event.endpoint, event.model, event.backend, outcome_label(event.outcome)).inc()
-        self._request_s.labels(event.endpoint).observe(event.duration_s)
+        key = (event.endpoint, event.model, event.backend, outcome_label(event.outcome))
+        count, seconds, first_token = self._of_request.get(key) or self._children(key)
+        count.inc()
+        seconds.observe(event.duration_s)
         if event.first_token_s is not None:
-            self._first_token_s.labels(event.backend).observe(event.first_token_s)
+            first_token.observe(event.first_token_s)
         if event.prompt_tokens:
             self._tokens.labels(event.model, event.backend, "prompt").inc(event.prompt_tokens)
         if event.completion_tokens:
             self._tokens.labels(event.model, event.backend, "completion").inc(event.completion_tokens)
         if event.outcome == "client_disconnected":
             self._disconnects.inc()
+
+    def _children(self, key: tuple[str, str, str, str]) -> tuple[Counter, Histogram, Histogram]:
+        """Return the series of a request once and for all: looking them up by label costs more than counting."""
+        endpoint, _, backend, _ = key
+        children = self._of_request[key] = (
+            self._requests.labels(*key),
+            self._request_s.labels(endpoint),
+            self._first_token_s.labels(backend),
+        )
+        return children
 
     def set_breakers(self, states: Iterable[tuple[str, str, str]]) -> None:
         """Set the breakers' gauges."""

@@ -145,8 +145,8 @@ class ResilienceMiddleware:
     async def _call(self, attempt: Attempt, state: RequestState, scope: Scope, guard: _StatusGuard) -> None:
         """Call the inner app, within the deadline where no layer of ours inside keeps it."""
         receive = ReplayReceive(state.body or b"", state)
-        if self._deadline_inside:
-            await self.app(scope, receive, guard)
+        if self._deadline_inside:  # dispatch: it keeps the deadline, and raises instead of sending such a status
+            await self.app(scope, receive, guard.send)
             return
         with anyio.move_on_after(max(0.0, state.deadline - time.monotonic())) as cancel_scope:
             await self.app(scope, receive, guard)
@@ -164,10 +164,10 @@ class _StatusGuard:
     An answer too large to keep is let go: it is then the one the client gets.
     """
 
-    __slots__ = ("_send", "_size", "held", "overflowed")
+    __slots__ = ("_size", "held", "overflowed", "send")
 
     def __init__(self, send: Send) -> None:
-        self._send = send
+        self.send = send
         self._size = 0
         self.held: list[Message] = []
         """The messages kept back, `http.response.start` first."""
@@ -175,7 +175,7 @@ class _StatusGuard:
 
     async def __call__(self, message: Message) -> None:
         if not self.held and not (message["type"] == "http.response.start" and message["status"] in RETRYABLE_STATUSES):
-            await self._send(message)
+            await self.send(message)
             return
         self.held.append(message)
         self._size += len(message.get("body", b""))
@@ -193,7 +193,7 @@ class _StatusGuard:
         whole = len(self.held) > 1 and not self.held[-1].get("more_body", False)
         await self._let_go(headers)
         if not whole:
-            await self._send({"type": "http.response.body", "body": b""})
+            await self.send({"type": "http.response.body", "body": b""})
 
     async def _let_go(self, headers: Headers) -> None:
         held, self.held = self.held, []
@@ -201,9 +201,9 @@ class _StatusGuard:
         own = list(start.get("headers", ()))
         known = {name.lower() for name, _ in own}
         own += [(name, value) for name, value in headers if name not in known]
-        await self._send({**start, "headers": own})
+        await self.send({**start, "headers": own})
         for message in held[1:]:
-            await self._send(message)
+            await self.send(message)
 
     def failure(self, name: str) -> AttemptError | None:
         """Say what the answer kept back means; None when there is none."""
