@@ -69,6 +69,13 @@ def layers(result: Mapping[str, Any]) -> str:
     )
 
 
+def translation(result: Mapping[str, Any]) -> str:
+    """Return the table of `translation`."""
+    rows = [[row["name"], *[spread(row[way]) for way in ("ollama", "openai", "added")]] for row in result["operations"]]
+    head = ("operation", "Ollama, translated: us", "passed through: us", "translation adds: us")
+    return "\n\n".join([_measured_on(result), table(head, rows)])
+
+
 def _measured_on(result: Mapping[str, Any]) -> str:
     machine, versions = result["machine"], dict(result["versions"])
     python = versions.pop("python")
@@ -123,6 +130,13 @@ def _startup(result: Mapping[str, Any]) -> str:
     return table(("start", "ms"), [[titles[name], spread(found)] for name, found in result["startup"].items()])
 
 
+SECTIONS = (
+    ("overhead", "What the router adds", overhead),
+    ("layers", "In process", layers),
+    ("translation", "Translation", translation),
+)
+
+
 def main() -> None:
     """Put the tables of every result there is into the README."""
     parser = argparse.ArgumentParser(description="tables from the results")
@@ -130,7 +144,7 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, default=README, help="file that has the markers")
     arguments = parser.parse_args()
     sections = []
-    for name, title, render in (("overhead", "What the router adds", overhead), ("layers", "In process", layers)):
+    for name, title, render in SECTIONS:
         path = arguments.results / f"{name}.json"
         if path.exists():
             sections.append(f"### {title}\n\n{render(json.loads(path.read_text()))}")

@@ -12,7 +12,11 @@ import pytest
 import yaml
 
 from smartrouter_asgi.config import load_settings
+from smartrouter_asgi.config.backends import BUILT_IN_TYPES
 from smartrouter_asgi.config.environment import Environment
+from smartrouter_asgi.wire.verdicts import VALUES
+
+from . import readme_tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -94,3 +98,16 @@ def test_every_variable_the_gateway_reads_is_named():
     read = {f"ROUTER_{name.upper()}" for name in Environment.model_fields}
     table = README[README.index("One backend needs no file") : README.index("smartrouter-asgi check` says")]
     assert set(re.findall(r"`(ROUTER_[A-Z_]+)`", table)) == read
+
+
+def test_the_tables_of_engines_are_up_to_date():
+    """They say what the code does: `make readme` writes them anew."""
+    assert README.count(readme_tables.BEGIN) == README.count(readme_tables.END) == 1
+    assert readme_tables.updated(README) == README, "run `make readme`"
+
+
+def test_the_tables_name_every_type_and_every_field():
+    """Nothing is left out between the markers."""
+    tables = README.partition(readme_tables.BEGIN)[2].partition(readme_tables.END)[0]
+    for name in (*BUILT_IN_TYPES, *VALUES):
+        assert f"`{name}`" in tables, name

@@ -19,8 +19,7 @@ from starlette.routing import Route
 
 from . import assembly
 from ._asgi import BodyLimits, route_path
-from .backends.auto import AutoBackend
-from .backends.base import Backend
+from .backends.base import Backend, Undecided
 from .config import Settings, load_settings
 from .deployment import Deployment
 from .dispatch import BackendDispatch
@@ -84,7 +83,6 @@ class SmartRouter:
             **assembly.build_backends(settings, self._transport, gating=self._is_gating()),
             **(backends or {}),
         }
-        self._undecided = {name: b for name, b in self.backends.items() if isinstance(b, AutoBackend)}
         self.metrics = Metrics()
         self._tracker = LoadTracker()
         threshold = ThresholdWarning(self._above_threshold, settings.vram.unload_threshold_pct)
@@ -102,6 +100,12 @@ class SmartRouter:
             rules=assembly.discovery_rules(settings),
         )
         self.gate = self._build_gate()
+        self._undecided: dict[str, Undecided] = {
+            name: backend
+            for name, backend in self.backends.items()
+            # What an engine of a known kind can do matters to the gate only.
+            if isinstance(backend, Undecided) and (self.gate is not None or backend.type == "auto")
+        }
         self.health = BackendHealth(self.backends, self._breaker_state)
         self.metrics.on_scrape.append(self._update_gauges)
         self.draining = False
@@ -293,7 +297,7 @@ class SmartRouter:
             backend = self._undecided[name]
             if not backend.is_settled:
                 with contextlib.suppress(AttemptError), anyio.move_on_after(SETTLE_TIMEOUT_S):
-                    await backend.found()
+                    await backend.settle()
                     changed = True
         if changed:
             self.discovery.rebuild()

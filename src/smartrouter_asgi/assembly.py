@@ -8,12 +8,13 @@ import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
-from .backends.base import Backend, BackendSpec
+from .backends.base import Backend, BackendSpec, Undecided
 from .backends.registry import create_backend
 from .config import Settings
 from .config.backends import BackendSettings
-from .deployment import Deployment, ModelInfo
-from .exceptions import SmartRouterError
+from .config.catalog import CapabilitySettings
+from .deployment import Capabilities, Deployment, ModelInfo
+from .exceptions import ConfigurationError, SmartRouterError
 from .resilience.breaker import BreakerBoard
 from .resilience.circuit import BreakerPolicy
 from .resilience.concurrency import ConcurrencyLimits
@@ -30,13 +31,19 @@ CONTEXT_BYTES = 512 * 1024 * 1024  # of the engine's process on a GPU, beside we
 
 def build_backends(settings: Settings, transport: Transport, *, gating: bool) -> dict[str, Backend]:
     """Make the backends that the settings name. Raises `ConfigurationError` for an unknown type."""
+    sizes = context_sizes(settings)
     return {
-        name: create_backend(backend_spec(name, section, gated=gating and may_be_gated(settings, section)), transport)
+        name: create_backend(
+            backend_spec(name, section, gated=gating and may_be_gated(settings, section), num_ctx=sizes.get(name)),
+            transport,
+        )
         for name, section in settings.backends.items()
     }
 
 
-def backend_spec(name: str, section: BackendSettings, *, gated: bool) -> BackendSpec:
+def backend_spec(
+    name: str, section: BackendSettings, *, gated: bool, num_ctx: Mapping[str, int] | None = None
+) -> BackendSpec:
     """Turn a backend's section into what its adapter gets.
 
     Where the gate decides what stays in memory, the engine is told to keep it: a timer of its own would unload behind
@@ -53,16 +60,51 @@ def backend_spec(name: str, section: BackendSettings, *, gated: bool) -> Backend
         headers=section.headers,
         keep_alive_s=keep_alive_s,
         num_ctx=section.num_ctx,
+        model_num_ctx=num_ctx or {},
         options=section.options,
     )
 
 
+def context_sizes(settings: Settings) -> dict[str, dict[str, int]]:
+    """Return the context sizes that deployments pin, by backend and upstream id.
+
+    Raises `ConfigurationError` for two sizes of one model at one backend: it would be loaded again and again.
+    """
+    sizes: dict[str, dict[str, int]] = {}
+    for model in settings.models:
+        for deployment in model.deployments:
+            if deployment.num_ctx is None:
+                continue
+            name = upstream_id(settings, deployment.backend, deployment.model)
+            pinned = sizes.setdefault(deployment.backend, {}).setdefault(name, deployment.num_ctx)
+            if pinned != deployment.num_ctx:
+                raise ConfigurationError(
+                    f"models: '{name}' at backend '{deployment.backend}' has num_ctx {pinned} and {deployment.num_ctx}:"
+                    " give it one size, each change would load it again"
+                )
+    return sizes
+
+
+def upstream_id(settings: Settings, backend: str, model: str) -> str:
+    """Put the backend's prefix before a configured model's id, unless it is there."""
+    section = settings.backends.get(backend)
+    prefix = section.model_prefix if section is not None else ""
+    return model if model.startswith(prefix) else prefix + model
+
+
 class Deployer:
-    """Makes deployments: puts the backend's prefix on, knows its limits, and decides whether it is gated."""
+    """Makes deployments: puts the backend's prefix on, knows its limits and abilities, decides whether it is gated."""
 
     def __init__(self, settings: Settings, backends: Mapping[str, Backend]) -> None:
         self._settings = settings
         self._backends = backends
+        self._sizes = context_sizes(settings)
+        self._listed: dict[str, dict[str, ModelInfo]] = {}
+
+    def learn(self, backend: str, models: Sequence[ModelInfo]) -> None:
+        """Take in what a backend tells of its models: configured deployments are made with it from then on."""
+        canonical = self._backends[backend].canonical
+        self._listed[backend] = {canonical(info.id): info for info in models}
 
     def configured(self) -> list[ModelGroup]:
         """Make the groups of the configured models, with what is known of the backends by now."""
@@ -72,11 +114,13 @@ class Deployer:
                 deployments=tuple(
                     self.deploy(
                         d.backend,
-                        self._upstream_id(d.backend, d.model),
+                        upstream_id(self._settings, d.backend, d.model),
                         vram_bytes=d.vram_bytes,
                         order=d.order,
                         weight=d.weight,
                         max_parallel=d.max_parallel,
+                        num_ctx=d.num_ctx,
+                        said=d.capabilities,
                     )
                     for d in model.deployments
                 ),
@@ -91,7 +135,7 @@ class Deployer:
     def discovered(self, backend: str, info: ModelInfo) -> Deployment:
         """Make the deployment of a listed model. Its size on disk tells more of its footprint than any default."""
         vram_bytes = None if info.size_bytes is None else info.size_bytes * 6 // 5 + CONTEXT_BYTES
-        deployment = self.deploy(backend, info.id, vram_bytes=vram_bytes)
+        deployment = self.deploy(backend, info.id, vram_bytes=vram_bytes, info=info)
         return dataclasses.replace(deployment, gated=False) if info.remote else deployment
 
     def deploy(
@@ -103,23 +147,34 @@ class Deployer:
         order: int = 1,
         weight: float = 1.0,
         max_parallel: int | None = None,
+        num_ctx: int | None = None,
+        said: CapabilitySettings | None = None,
+        info: ModelInfo | None = None,
     ) -> Deployment:
-        """Make the deployment of an upstream id, which is taken as it is."""
+        """Make the deployment of an upstream id, which is taken as it is.
+
+        `said` is what configuration says of its capabilities, `info` what the engine does (default: what is known).
+        """
+        adapter = self._backends[backend]
+        model = adapter.canonical(upstream_id)
+        info = info or self._listed.get(backend, {}).get(model)
+        told = info.can if info is not None and info.can is not None else adapter.capabilities
         return Deployment(
             backend=backend,
-            model=self._backends[backend].canonical(upstream_id),
+            model=model,
             vram_bytes=vram_bytes,
             order=order,
             weight=weight,
             max_parallel=max_parallel,
             gated=self.gated(backend),
+            capabilities=_with(told, said, num_ctx or self._num_ctx(backend, model)),
         )
 
     def may_be_gated(self, backend: str) -> bool:
-        """Tell whether a backend's models need a lease, or will once its kind is known."""
-        section = self._settings.backends.get(backend)
-        if section is not None and self._backends[backend].type == "auto":
-            return may_be_gated(self._settings, section)
+        """Tell whether a backend's models need a lease, or may once it is known what it can do."""
+        section, adapter = self._settings.backends.get(backend), self._backends[backend]
+        if isinstance(adapter, Undecided) and not adapter.is_settled:
+            return section is None or may_be_gated(self._settings, section)
         return self.gated(backend)
 
     def gated(self, backend: str) -> bool:
@@ -129,10 +184,23 @@ class Deployer:
             return False
         return section is None or may_be_gated(self._settings, section)
 
-    def _upstream_id(self, backend: str, model: str) -> str:
+    def _num_ctx(self, backend: str, model: str) -> int | None:
         section = self._settings.backends.get(backend)
-        prefix = section.model_prefix if section is not None else ""
-        return model if model.startswith(prefix) else prefix + model
+        if section is None:
+            return None
+        canonical = self._backends[backend].canonical
+        pinned = {canonical(name): size for name, size in self._sizes.get(backend, {}).items()}
+        return pinned.get(model, section.num_ctx)
+
+
+def _with(told: Capabilities, said: CapabilitySettings | None, num_ctx: int | None) -> Capabilities:
+    """Return what a model can do: as the operator says, else as is told; no context is longer than the pinned one."""
+    changes = said.model_dump(exclude_none=True) if said is not None else {}
+    length = changes.get("context_length", told.context_length)
+    lengths = [one for one in (length, num_ctx) if one is not None]
+    if lengths:
+        changes["context_length"] = min(lengths)
+    return dataclasses.replace(told, **changes) if changes else told
 
 
 def may_be_gated(settings: Settings, section: BackendSettings) -> bool:
@@ -161,7 +229,7 @@ def discovery_sources(
     return [
         DiscoverySource(
             backend=name,
-            list_models=_guarded(backend, breakers, listed),
+            list_models=_guarded(backend, breakers, deployer, listed),
             deploy=functools.partial(deployer.discovered, name),
             prefix=section.model_prefix if (section := settings.backends.get(name)) is not None else "",
         )
@@ -169,7 +237,9 @@ def discovery_sources(
     ]
 
 
-def _guarded(backend: Backend, breakers: BreakerBoard, listed: Listed) -> Callable[[], Awaitable[Sequence[ModelInfo]]]:
+def _guarded(
+    backend: Backend, breakers: BreakerBoard, deployer: Deployer, listed: Listed
+) -> Callable[[], Awaitable[Sequence[ModelInfo]]]:
     async def list_models() -> Sequence[ModelInfo]:
         permit = breakers.get(backend.name, "list").acquire()
         try:
@@ -181,6 +251,7 @@ def _guarded(backend: Backend, breakers: BreakerBoard, listed: Listed) -> Callab
             raise
         else:
             permit.success()
+            deployer.learn(backend.name, models)
             listed(backend.name, models)
             return models
         finally:

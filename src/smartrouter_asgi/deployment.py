@@ -15,6 +15,12 @@ class Capabilities:
     tools: bool = True
     vision: bool = True
     json_schema: bool = True
+    insert: bool = True
+    """Completions between a prompt and a `suffix`."""
+    thinking: bool | None = None
+    """Whether it reasons before it answers; None when nobody tells."""
+    context_length: int | None = None
+    """Tokens a prompt and its answer may have together; None when nobody tells."""
     can_load: bool = False
     """`load` and `unload` bring a model into and out of memory."""
     can_report_loaded: bool = False
@@ -23,6 +29,19 @@ class Capabilities:
     """`is_idle` tells whether the engine has stopped working."""
     loads_on_demand: bool = False
     """A first request may block while the engine loads the model by itself."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a request that it cannot honour, as far as is known."""
+        return self.context_length is not None or not (
+            self.chat
+            and self.completions
+            and self.embeddings
+            and self.tools
+            and self.vision
+            and self.json_schema
+            and self.insert
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +57,8 @@ class Deployment:
     max_parallel: int | None = None
     gated: bool = False
     """Whether it needs a lease on GPU memory."""
+    capabilities: Capabilities | None = field(default=None, compare=False, repr=False)
+    """What the model can do there; None when nothing more is known than of the backend."""
 
     @property
     def id(self) -> str:
@@ -57,6 +78,9 @@ class ModelInfo:
     """Size of the weights on disk, where the engine tells."""
     digest: str | None = None
     capabilities: tuple[str, ...] = field(default=())
+    """What it can do, in the engine's own words."""
+    can: Capabilities | None = None
+    """What it can do, where the engine tells."""
     remote: bool = False
     """The engine only forwards to somebody else's machine: no memory is needed here."""
 

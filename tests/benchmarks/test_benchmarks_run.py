@@ -97,3 +97,20 @@ def test_layers_and_report(tmp_path: Path):
     assert text.count("<!-- results: begin -->") == text.count("<!-- results: end -->") == 1
     assert "whole router, plain" in text
     assert text.startswith("# Benchmarks")
+
+
+def test_translation(tmp_path: Path):
+    """Both ways of each operation, and their difference, which may be anything on a busy machine."""
+    printed = run("translation", "--quick", "--out", str(tmp_path))
+    found = result(tmp_path, "translation")
+    names = {row["name"] for row in found["operations"]}
+    assert {"request, 1 KB", "plain answer, 600 bytes", "chunk of a stream"} <= names
+    for row in found["operations"]:
+        assert_figure(row["ollama"])
+        assert_figure(row["openai"])
+        assert_figure(row["added"], positive=False)
+    assert "translation adds" in printed
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results: begin --><!-- results: end -->")
+    run("report", "--results", str(tmp_path), "--readme", str(readme))
+    assert "### Translation" in readme.read_text()

@@ -173,6 +173,29 @@ def test_a_backend_of_few_words_gets_the_defaults() -> None:
         ("openai", None, "https://api.openai.com/v1"),
         ("llama.cpp", None, "http://localhost:8080"),
         ("auto", "https://[::1]:8/v1", "https://[::1]:8/v1"),
+        ("llama-swap", None, "http://localhost:8080"),
+        ("llama-swap", "http://a:1/v1", "http://a:1"),
+        ("vllm", None, "http://localhost:8000/v1"),
+        ("vllm", "http://a:1", "http://a:1/v1"),
+        ("vllm", "http://a:1/v1/", "http://a:1/v1"),
+        ("sglang", None, "http://localhost:30000/v1"),
+        ("tgi", None, "http://localhost:3000/v1"),
+        ("localai", None, "http://localhost:8080/v1"),
+        ("lmstudio", None, "http://localhost:1234/v1"),
+        ("litellm", None, "http://localhost:4000/v1"),
+        ("openrouter", None, "https://openrouter.ai/api/v1"),
+        ("openrouter", "https://openrouter.ai/api", "https://openrouter.ai/api/v1"),
+        ("together", None, "https://api.together.xyz/v1"),
+        ("anthropic", None, "https://api.anthropic.com/v1"),
+        ("azure", "https://r.openai.azure.com", "https://r.openai.azure.com/openai/v1"),
+        ("azure", "https://r.openai.azure.com/openai/", "https://r.openai.azure.com/openai/v1"),
+        ("azure", "https://r.openai.azure.com/openai/v1/", "https://r.openai.azure.com/openai/v1"),
+        ("bedrock", "https://bedrock-mantle.us-east-1.api.aws/v1", "https://bedrock-mantle.us-east-1.api.aws/v1"),
+        (
+            "vertex",
+            "https://a/v1/projects/p/locations/l/endpoints/openapi",
+            "https://a/v1/projects/p/locations/l/endpoints/openapi",
+        ),
         ("acme", None, ""),
     ],
 )
@@ -219,6 +242,38 @@ def test_keys_and_devices_come_in_several_spellings() -> None:
     assert BackendSettings(type="ollama", keep_alive=-1).keep_alive_s == -1.0
 
 
+@pytest.mark.parametrize(
+    ("engine", "options", "read", "url"),
+    [
+        (
+            "bedrock",
+            {"region": "eu-west-1"},
+            {"region": "eu-west-1"},
+            "https://bedrock-runtime.eu-west-1.amazonaws.com/openai/v1",
+        ),
+        (
+            "vertex",
+            {"project": "p", "location": "europe-west1"},
+            {"project": "p", "location": "europe-west1"},
+            "https://europe-west1-aiplatform.googleapis.com/v1/projects/p/locations/europe-west1/endpoints/openapi",
+        ),
+        (
+            "vertex",
+            {"project": "p"},
+            {"project": "p"},
+            "https://aiplatform.googleapis.com/v1/projects/p/locations/global/endpoints/openapi",
+        ),
+        ("lmstudio", {"ttl": "10m"}, {"ttl": 600.0}, "http://localhost:1234/v1"),
+        ("vllm", {"sleep_level": 2}, {"sleep_level": 2}, "http://localhost:8000/v1"),
+        ("vllm", {"sleep_level": None}, {}, "http://localhost:8000/v1"),
+    ],
+)
+def test_some_built_in_types_take_options(engine: str, options: dict[str, Any], read: dict[str, Any], url: str) -> None:
+    backend = BackendSettings(type=engine, options=options)
+    assert not backend.custom
+    assert (backend.options, backend.base_url) == (read, url)
+
+
 def test_a_custom_backend_takes_options() -> None:
     backend = BackendSettings(type="Acme", options={"region": "eu"}, url="http://a")
     assert backend.custom
@@ -247,7 +302,40 @@ REFUSED: list[tuple[str, list[str]]] = [
     ),
     (
         "backends: {a: {type: ollama, options: {x: 1}}}",
-        ["backends.a.options: only a custom backend type takes options, ollama does not"],
+        ["backends.a.options: type ollama takes no options"],
+    ),
+    (
+        "backends: {a: {type: bedrock, options: {regoin: eu-west-1}}}",
+        ["backends.a.options.regoin: unknown key; did you mean 'region'?"],
+    ),
+    (
+        "backends: {a: {type: vertex, options: {zone: x, location: 'x/y', project: 12}}}",
+        [
+            "backends.a.options.zone: unknown key; type vertex takes project, location",
+            "backends.a.options.location: expected a name of lower-case letters, digits and '-', such as us-east-1",
+            "backends.a.options.project: expected the id or the number of a project: put it in quotes",
+        ],
+    ),
+    (
+        "backends: {a: {type: vllm, options: {sleep_level: 3}}}",
+        ["backends.a.options.sleep_level: expected 1 (weights kept in main memory) or 2 (weights discarded)"],
+    ),
+    ("backends: {a: {type: lmstudio, options: {ttl: 0s}}}", ["backends.a.options.ttl: expected more than 0"]),
+    ("backends: {a: {type: azure}}", ["backends.a.url: missing: type azure has no usual address"]),
+    (
+        "backends: {a: {type: bedrock}}",
+        ["backends.a.url: missing: type bedrock has no usual address, or options.region, which it is made of"],
+    ),
+    (
+        "backends: {a: {type: vertex, options: {location: global}}}",
+        ["backends.a.url: missing: type vertex has no usual address, or options.project, which it is made of"],
+    ),
+    (
+        "backends: {a: {type: antropic}}",
+        [
+            "backends.a.type: 'antropic': unknown backend type; did you mean 'anthropic'? "
+            "(a custom type with a name so close needs `options: {}`)"
+        ],
     ),
     ("backends: {a: {type: auto}}", ["backends.a.url: missing: type auto needs to know which address to ask"]),
     (
@@ -378,10 +466,6 @@ WARNED: list[tuple[str, list[str]]] = [
     (
         "vram: {spill_after: 3s}",
         ["vram.spill_after: spill-over comes later; a request waits for its candidate up to vram.max_wait"],
-    ),
-    (
-        "backends: {a: {type: openai, api_keys: [one-key, two-key]}}",
-        ["backends.a.api_keys: only the first key is used by this version"],
     ),
     (
         "vram: {devices: {0: {max: 1GiB}, 1: {max: 1GiB}}}",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
 from smartrouter_asgi import Catalog, ModelResolutionMiddleware
 from smartrouter_asgi._asgi import BodyLimits
-from smartrouter_asgi.exceptions import NoBackendError
+from smartrouter_asgi.exceptions import AttemptError, FailureKind, NoBackendError
+from smartrouter_asgi.resilience.attempts import Attempt
 from smartrouter_asgi.routing.source import FixedCatalog
 from smartrouter_asgi.state import SCOPE_KEY
 from smartrouter_asgi.testing.asgi import drive, http_scope
@@ -184,3 +186,61 @@ async def test_a_source_may_know_why_a_model_is_missing():
 
     call = await drive(ModelResolutionMiddleware(Inner(), catalog=Source(Catalog())), post(), body=chat())
     assert (call.status, call.header("retry-after")) == (503, "2")
+
+
+def missing() -> AttemptError:
+    return AttemptError("no such model", kind=FailureKind.MODEL_MISSING, status=404, code="model_not_found")
+
+
+class Losing:
+    """An inner app whose first engine has lost the model."""
+
+    def __init__(self, *, after_commit: bool = False) -> None:
+        self.asked: list[str] = []
+        self._after_commit = after_commit
+
+    async def __call__(self, scope, receive, send):
+        state = scope[SCOPE_KEY]
+        deployment = state.plan.candidates[0]
+        state.attempt = Attempt(number=len(self.asked) + 1, deployment=deployment)
+        self.asked.append(deployment.id)
+        if self._after_commit:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        if len(self.asked) == 1:
+            raise missing()
+        await Inner()(scope, receive, send)
+
+
+class Rechecked(FixedCatalog):
+    """A source that notes which backends were asked again."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        super().__init__(catalog)
+        self.again: list[object] = []
+
+    async def rechecked(self, backends):
+        self.again.append(backends)
+        return await super().rechecked(backends)
+
+
+async def test_a_model_that_is_gone_is_resolved_again_without_who_lost_it():
+    """Once, to candidates that were not asked yet."""
+    inner, source = Losing(), Rechecked(CATALOG)
+    call = await drive(ModelResolutionMiddleware(inner, catalog=source), post(), body=chat("both"))
+    assert call.status == 200
+    assert inner.asked == ["b1/one", "b2/two"]
+    assert source.again == [{"b1"}]
+
+
+async def test_without_another_candidate_it_stays_404():
+    inner, source = Losing(), Rechecked(CATALOG)
+    call = await drive(ModelResolutionMiddleware(inner, catalog=source), post(), body=chat())
+    assert (call.status, call.json()["error"]["code"]) == (404, "model_not_found")
+    assert len(inner.asked) == len(source.again) == 1
+
+
+async def test_nothing_is_resolved_again_after_commit():
+    inner, source = Losing(after_commit=True), Rechecked(CATALOG)
+    with contextlib.suppress(AttemptError):
+        await drive(ModelResolutionMiddleware(inner, catalog=source), post(), body=chat("both"))
+    assert (len(inner.asked), source.again) == (1, [])

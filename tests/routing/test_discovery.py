@@ -159,3 +159,16 @@ async def test_a_request_that_leaves_ends_no_refresh():
     engine.gate.set()
     assert (await found.refreshed("x")).find("x") is not None
     assert engine.asked == 1
+
+
+async def test_a_backend_that_lost_a_model_is_asked_again_alone_and_not_all_the_time():
+    """Single flight, and not again within a second."""
+    one, other, clock = Engine("a", "x"), Engine("b", "y"), ManualClock()
+    found = discovery(one, other, clock=clock)
+    await found.refresh()
+    one.ids.clear()
+    clock.advance(2)
+    catalogs = await asyncio.gather(*(found.rechecked({"a"}) for _ in range(20)))
+    assert all(catalog.find("x") is None and catalog.find("y") is not None for catalog in catalogs)
+    await found.rechecked({"a"})
+    assert (one.asked, other.asked) == (2, 1)

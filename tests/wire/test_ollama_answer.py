@@ -252,3 +252,23 @@ def test_a_vector_that_is_none_fails_as_protocol(vector: bytes) -> None:
 )
 def test_a_timestamp_is_whole_unix_seconds(timestamp: str | None, expected: int) -> None:
     assert unix_seconds(timestamp) == expected
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+@pytest.mark.parametrize("calls", [None, [{"function": {"name": "time", "arguments": {}}}]])
+def test_an_answer_without_the_call_it_must_make_is_a_failure_of_the_model(calls: Any, reason: str) -> None:
+    """Neutral for the breaker, and another candidate may obey."""
+    message = {"role": "assistant", "content": "Sunny", "tool_calls": calls}
+    body = json.dumps({**DONE, "done_reason": reason, "message": message}).encode()
+    with pytest.raises(AttemptError) as caught:
+        translate_answer("b", "chat", body, answer_id="x", must_call=("weather",))
+    assert (caught.value.kind, caught.value.status) == (FailureKind.MODEL_FAILED, 502)
+    assert caught.value.code == "upstream_error"
+    assert "tool_choice" in caught.value.message
+
+
+def test_an_answer_with_the_call_it_must_make_passes() -> None:
+    message = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "weather", "arguments": {}}}]}
+    body = json.dumps({**DONE, "message": message}).encode()
+    translated, _ = translate_answer("b", "chat", body, answer_id="x", must_call=("weather", "time"))
+    assert json.loads(translated)["choices"][0]["finish_reason"] == "tool_calls"

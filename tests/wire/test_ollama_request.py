@@ -180,8 +180,7 @@ REFUSED: list[tuple[Operation, dict[str, Any], str]] = [
     ("chat", {"web_search_options": {}}, "web_search_options"),
     ("chat", {"functions": []}, "functions"),
     ("chat", {"function_call": "auto"}, "function_call"),
-    ("chat", {"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
-    ("chat", {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice"),
+    ("chat", {"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice.type"),
     ("chat", {"tools": [TOOL], "parallel_tool_calls": False}, "parallel_tool_calls"),
     ("chat", {"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
     ("chat", {"tools": [{**TOOL, "unknown": 1}]}, "tools[0].unknown"),
@@ -244,6 +243,10 @@ WRONG: list[tuple[Operation, dict[str, Any], str]] = [
         "tools[0].function.parameters",
     ),
     ("chat", {"tools": [TOOL], "tool_choice": 5}, "tool_choice"),
+    ("chat", {"tools": [TOOL], "tool_choice": "any"}, "tool_choice"),
+    ("chat", {"tool_choice": "required"}, "tool_choice"),
+    ("chat", {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
+    ("chat", {"tools": [TOOL], "tool_choice": {"type": "function", "function": {}}}, "tool_choice.function.name"),
     ("chat", {"parallel_tool_calls": "yes"}, "parallel_tool_calls"),
     ("chat", {"response_format": "json"}, "response_format"),
     ("chat", {"response_format": {}}, "response_format.type"),
@@ -333,3 +336,23 @@ def test_arguments_nested_to_the_limit_are_a_400_and_no_crash() -> None:
         except RequestError:
             refused += 1
     assert refused
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent_names", "must_call"),
+    [
+        ("auto", ["weather", "time"], ()),
+        ("required", ["weather", "time"], ("weather", "time")),
+        ({"type": "function", "function": {"name": "time"}}, ["time"], ("time",)),
+    ],
+)
+def test_tools_are_narrowed_to_those_of_which_one_must_be_called(
+    choice: Any, sent_names: list[str], must_call: tuple[str, ...]
+) -> None:
+    """Ollama knows no `tool_choice`: what it demands is asked of the answer."""
+    tools = [{"type": "function", "function": {"name": name}} for name in ("weather", "time")]
+    request = translate("chat", {"tools": tools, "tool_choice": choice})
+    body = json.loads(request.body)
+    assert [tool["function"]["name"] for tool in body["tools"]] == sent_names
+    assert "tool_choice" not in body
+    assert request.must_call == must_call

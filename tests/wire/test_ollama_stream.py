@@ -300,3 +300,51 @@ def test_where_the_bytes_are_cut_makes_no_difference(
 def test_the_text_of_the_chunks_is_the_text_of_the_lines(texts: list[str]) -> None:
     found = deltas(*(line({"content": text}) for text in texts), line({}, **DONE))
     assert "".join(delta.get("content", "") for delta in found) == "".join(texts)
+
+
+CALLED = {"tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Rome"}}}]}
+
+
+def test_nothing_commits_before_the_call_that_must_come() -> None:
+    """What was thought and said meanwhile comes with it, in order."""
+    reader = codec(must_call=("weather",))
+    first = reader.feed(line({"thinking": "hm"}) + line({"content": "Let me see"}))
+    assert {piece.kind for piece in first} == {PieceKind.HELD}
+    assert not b"".join(piece.data for piece in first)
+    (called,) = reader.feed(line(CALLED))
+    assert called.kind is PieceKind.CONTENT
+    assert called.data.index(b"hm") < called.data.index(b"Let me see") < called.data.index(b"weather")
+
+
+def test_with_the_call_an_answer_is_the_same_as_without_the_demand() -> None:
+    lines = [line({"content": "So:"}), line(CALLED), line({"content": "Done"}), line(**DONE)]
+    held, free = run(*lines, must_call=("weather",)), run(*lines)
+    assert b"".join(piece.data for piece in held) == b"".join(piece.data for piece in free)
+    assert held[-1].kind is PieceKind.END
+
+
+@pytest.mark.parametrize("last", [{}, {"message": {"role": "assistant", "content": "", "tool_calls": []}}])
+def test_a_stream_without_the_call_it_must_make_is_an_error_before_any_content(last: dict[str, Any]) -> None:
+    pieces = run(line({"content": "Sunny"}), line(**{**DONE, **last}), must_call=("weather",))
+    assert [piece.kind for piece in pieces] == [PieceKind.HELD, PieceKind.ERROR]
+    assert not b"".join(piece.data for piece in pieces)
+    error = pieces[-1].error
+    assert error is not None
+    assert (error.kind, error.status) == (FailureKind.MODEL_FAILED, 502)
+
+
+def test_a_call_in_the_last_line_is_in_time() -> None:
+    pieces = run(line({"content": "So:"}), line(CALLED, **DONE), must_call=("weather",))
+    assert [piece.kind for piece in pieces] == [PieceKind.HELD, PieceKind.CONTENT, PieceKind.END]
+
+
+def test_a_call_of_another_tool_does_not_count() -> None:
+    pieces = run(line(CALLED), line(**DONE), must_call=("time",))
+    assert pieces[-1].kind is PieceKind.ERROR
+
+
+def test_what_is_held_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smartrouter_asgi.wire.ollama_stream.MAX_UNCALLED_BYTES", 1000)
+    reader = codec(must_call=("weather",))
+    pieces = reader.feed(line({"content": "x" * 600}) * 3)
+    assert [piece.kind for piece in pieces] == [PieceKind.HELD, PieceKind.ERROR]

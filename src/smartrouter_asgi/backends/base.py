@@ -92,6 +92,18 @@ class Backend(Protocol):
         """Let go of what it holds."""
 
 
+@runtime_checkable
+class Undecided(Protocol):
+    """A backend that has to ask its engine what it can do; whether its models are gated depends on the answer."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its `capabilities` are the engine's by now."""
+
+    async def settle(self) -> None:
+        """Find out, if that is not known yet. Raises `AttemptError` if it cannot be told now."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendSpec:
     """What configuration says of one backend, parsed and checked."""
@@ -105,6 +117,8 @@ class BackendSpec:
     keep_alive_s: float | None = None
     """Sent to engines with timers of their own; None leaves the engine's timer alone, negative is for ever."""
     num_ctx: int | None = None
+    model_num_ctx: Mapping[str, int] = field(default_factory=dict)
+    """Upstream ids with a context size of their own."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Settings of a backend type from outside the package."""
 
@@ -123,7 +137,7 @@ class BaseBackend:
 
     def check(self, call: Call, deployment: Deployment) -> None:
         """Refuse the operations that the capabilities exclude; subclasses look at the fields too."""
-        if not getattr(self.capabilities, call.operation):
+        if not getattr(deployment.capabilities or self.capabilities, call.operation):
             raise UnsupportedParameterError(
                 f"backend '{self.name}', which serves this model, does no {call.operation}", param="model"
             )

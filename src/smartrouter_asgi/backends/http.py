@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,13 +15,26 @@ import msgspec
 from ..deployment import Capabilities, Deployment
 from ..exceptions import AttemptError, FailureKind, FramingError
 from ..transport.http import HTTPAnswer, HTTPRequest, Transport, header
-from ..types import Headers
+from ..types import Clock, Headers
 from ..wire.call import Call
 from ..wire.decoding import JSON_ERRORS
 from ..wire.retry_after import parse_retry_after
 from ..wire.stream import Piece, StreamCodec, Usage
 from ..wire.upstream_errors import classify_answer, redact
 from .base import BackendSpec, BaseBackend, PlainAnswer
+from .credentials import (
+    NO_TOKEN_REST_S,
+    KeyLease,
+    KeyPool,
+    KeyRefusedError,
+    KeyState,
+    KeyTrial,
+    Verdict,
+    judge,
+)
+from .tokens import Credential, FixedKey, TokenError
+
+logger = logging.getLogger("smartrouter_asgi")
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
@@ -52,61 +66,102 @@ class HTTPBackend(BaseBackend):
     type = "http"
     capabilities = Capabilities()
 
-    def __init__(self, spec: BackendSpec, transport: Transport) -> None:
+    def __init__(
+        self, spec: BackendSpec, transport: Transport, *, credentials: Credential | Sequence[Credential] | None = None
+    ) -> None:
         super().__init__(spec.name)
         self.spec = spec
         self._transport = transport
+        self._clock: Clock = time.monotonic
         self._headers = self.base_headers()
-        hidden = (*spec.api_keys, *spec.headers.values())
-        self._secrets = tuple(secret.reveal() for secret in hidden if len(secret.reveal()) >= MIN_SECRET_LENGTH)
+        self._hidden = tuple(secret.reveal() for secret in (*spec.api_keys, *spec.headers.values()))
+        if credentials is None:
+            credentials = [FixedKey(key) for key in dict.fromkeys(spec.api_keys) if key]
+        self.credentials = credentials
+
+    @property
+    def credentials(self) -> tuple[Credential, ...]:
+        """Where the secrets of its requests come from: the spec's keys, or what was put here.
+
+        `backend.credentials = TokenSource(callback)`, or several, before the first request. Empty: no auth header.
+        """
+        return self._credentials
+
+    @credentials.setter
+    def credentials(self, sources: Credential | Sequence[Credential]) -> None:
+        self._credentials = tuple(sources) if isinstance(sources, Sequence) else (sources,)
+        self._pool = KeyPool(len(self._credentials))
+
+    def key_states(self) -> tuple[KeyState, ...]:
+        """Return how each key is, in the order of the configuration; nothing in it is secret."""
+        return self._pool.states(self._clock())
 
     def base_headers(self) -> Headers:
-        """Headers of every request: the backend's own key, never anything of the client's."""
+        """Headers of every request, keys aside: nothing of the client's is among them."""
         headers: Headers = [
             (b"content-type", b"application/json"),
             (b"accept-encoding", b"identity"),
             (b"user-agent", b"smartrouter-asgi"),
         ]
-        if self.spec.api_keys:
-            headers.append((b"authorization", b"Bearer " + self.spec.api_keys[0].reveal().encode()))
         headers.extend((k.lower().encode(), v.reveal().encode()) for k, v in self.spec.headers.items())
         return headers
+
+    def auth_headers(self, secret: str) -> Headers:
+        """Headers that carry one key or token; engines that want it elsewhere override this."""
+        return [(b"authorization", b"Bearer " + secret.encode())]
 
     def prepare(self, call: Call, deployment: Deployment) -> Exchange:
         """Write a call in the engine's language. Raises `UnsupportedParameterError` (400)."""
         raise NotImplementedError
 
     async def open(self, call: Call, deployment: Deployment) -> HTTPUpstream:
-        """Send a call and wait for the head of the answer; see `Backend.open`."""
+        """Send a call and wait for the head of the answer; see `Backend.open`.
+
+        What a key is refused for (401, 402, 403, 429) goes to the next key at once, each key at most once; the last
+        refusal is raised.
+        """
         exchange = self.prepare(call, deployment)
-        answer = await self._transport.open(self.request("POST", exchange.path, exchange.body))
-        try:
-            if answer.status != 200:
-                raise await self._failure(answer)
-            self._check_head(answer, exchange.stream_type if call.stream else None)
-        except BaseException:
-            await answer.aclose()
-            raise
-        return HTTPUpstream(answer, exchange, streamed=call.stream, secrets=self._secrets)
+        wanted = exchange.stream_type if call.stream else None
+        if not self._credentials:
+            answer = await self._send(self.request("POST", exchange.path, exchange.body), wanted)
+            return HTTPUpstream(answer, exchange, streamed=call.stream, secrets=self._secrets)
+        trial = KeyTrial(self._pool)
+        while chosen := trial.choose(self._clock()):
+            index, lease = chosen
+            try:
+                answer = await self._send_with(index, "POST", exchange.path, exchange.body, wanted)
+            except KeyRefusedError as exc:
+                lease.release()
+                self._warn_of_keys(trial.refused(index, exc, self._clock()))
+            except BaseException:
+                lease.release()
+                raise
+            else:
+                self._warn_of_keys(trial.passed(index, self._clock()))
+                return HTTPUpstream(answer, exchange, streamed=call.stream, secrets=self._secrets, lease=lease)
+        raise trial.failure(self.name, self._clock())
 
     def url_of(self, path: str) -> str:
         """Return the full URL of one of the engine's paths."""
         return self.spec.url + path
 
-    def request(self, method: str, path: str, body: bytes = b"") -> HTTPRequest:
-        """Build a request to this backend."""
-        return HTTPRequest(backend=self.name, method=method, url=self.url_of(path), headers=self._headers, body=body)
+    def request(self, method: str, path: str, body: bytes = b"", secret: str | None = None) -> HTTPRequest:
+        """Build a request to this backend, with one of its secrets."""
+        headers = self._headers if secret is None else [*self._headers, *self.auth_headers(secret)]
+        return HTTPRequest(backend=self.name, method=method, url=self.url_of(path), headers=headers, body=body)
 
     async def call_json(
         self, method: str, path: str, payload: Any = None, *, timeout_s: float = 10.0, limit: int = 16 * 1024 * 1024
     ) -> Any:
-        """Do one small request of the management kind and decode its JSON answer. Raises `AttemptError`."""
+        """Do one small request of the management kind and decode its JSON answer. Raises `AttemptError`.
+
+        Any key will do for it, a resting one at worst, and nothing is noted of a key that is refused: a key may well
+        serve models and not be allowed to list them.
+        """
         body = b"" if payload is None else msgspec.json.encode(payload)
         with anyio.move_on_after(timeout_s):
-            answer = await self._transport.open(self.request(method, path, body))
+            answer = await self._send_with_any(method, path, body)
             try:
-                if answer.status != 200:
-                    raise await self._failure(answer)
                 data = await answer.read(limit)
             finally:
                 await answer.aclose()
@@ -131,7 +186,71 @@ class HTTPBackend(BaseBackend):
         retry_after_s = parse_retry_after(headers, now_wall=time.time())
         return classify_answer(self.name, status, body, retry_after_s=retry_after_s)
 
-    async def _failure(self, answer: HTTPAnswer) -> AttemptError:
+    @property
+    def _secrets(self) -> tuple[str, ...]:
+        """All that must not show in a message: keys, secret headers, tokens fetched lately."""
+        known = (*self._hidden, *(secret for source in self._credentials for secret in source.seen))
+        return tuple(secret for secret in dict.fromkeys(known) if len(secret) >= MIN_SECRET_LENGTH)
+
+    async def _send(
+        self, request: HTTPRequest, stream_type: bytes | None = None, *, keyed: bool = False, renewable: bool = False
+    ) -> HTTPAnswer:
+        """Send a request and return the answer that was asked for. Raises `KeyRefusedError` if `keyed`."""
+        answer = await self._transport.open(request)
+        try:
+            if answer.status != 200:
+                raise await self._failure(answer, keyed=keyed, renewable=renewable)
+            self._check_head(answer, stream_type)
+        except BaseException:
+            await answer.aclose()
+            raise
+        return answer
+
+    async def _send_with(
+        self, index: int, method: str, path: str, body: bytes, stream_type: bytes | None = None
+    ) -> HTTPAnswer:
+        """Send a request with one key, or once more when its token can be had anew. Raises `KeyRefusedError`."""
+        source = self._credentials[index]
+        secret = await self._secret(source)
+        renewable = source.renewable
+        try:
+            request = self.request(method, path, body, secret)
+            return await self._send(request, stream_type, keyed=True, renewable=renewable)
+        except KeyRefusedError as exc:
+            if exc.status != 401 or not source.renew(secret):
+                raise
+        request = self.request(method, path, body, await self._secret(source))
+        return await self._send(request, stream_type, keyed=True, renewable=renewable)
+
+    async def _send_with_any(self, method: str, path: str, body: bytes) -> HTTPAnswer:
+        refusal: AttemptError | None = None
+        for index in self._pool.preferred(self._clock()):
+            try:
+                return await self._send_with(index, method, path, body)
+            except KeyRefusedError as exc:
+                refusal = exc.error
+        if refusal is not None:
+            raise refusal
+        return await self._send(self.request(method, path, body))
+
+    async def _secret(self, source: Credential) -> str:
+        try:
+            return await source.secret()
+        except TokenError as exc:
+            error = AttemptError(f"backend '{self.name}': {exc}", kind=FailureKind.AUTH, code="upstream_auth")
+        raise KeyRefusedError(error, Verdict(NO_TOKEN_REST_S))
+
+    def _warn_of_keys(self, news: Sequence[tuple[int, Verdict]]) -> None:
+        size = len(self._pool)
+        for index, verdict in news:
+            if verdict.rests_for_s is None:
+                rest = " and is not used again until a restart" if size > 1 else ""
+                logger.warning("backend '%s': api key %d of %d was refused%s", self.name, index + 1, size, rest)
+            elif verdict.quota:
+                told = "backend '%s': api key %d of %d has no quota left"
+                logger.warning(told, self.name, index + 1, size)
+
+    async def _failure(self, answer: HTTPAnswer, *, keyed: bool, renewable: bool) -> AttemptError | KeyRefusedError:
         body = b""
         try:
             with anyio.move_on_after(ERROR_BODY_TIMEOUT_S):
@@ -140,7 +259,8 @@ class HTTPBackend(BaseBackend):
             pass
         error = self.classify(answer.status, answer.headers, body)
         redact(error, self._secrets)
-        return error
+        verdict = judge(answer.status, error, body, renewable=renewable) if keyed else None
+        return error if verdict is None else KeyRefusedError(error, verdict, status=answer.status)
 
     def _check_head(self, answer: HTTPAnswer, stream_type: bytes | None) -> None:
         """Refuse what was not asked for: a compressed body, or anything but a stream where a stream was wanted."""
@@ -164,11 +284,18 @@ class HTTPBackend(BaseBackend):
 class HTTPUpstream:
     """An answer under way over HTTP."""
 
-    __slots__ = ("_answer", "_codec", "_exchange", "_secrets", "_usage", "ignored")
+    __slots__ = ("_answer", "_codec", "_exchange", "_lease", "_secrets", "_usage", "ignored")
 
     def __init__(
-        self, answer: HTTPAnswer, exchange: Exchange, *, streamed: bool, secrets: tuple[str, ...] = ()
+        self,
+        answer: HTTPAnswer,
+        exchange: Exchange,
+        *,
+        streamed: bool,
+        secrets: tuple[str, ...] = (),
+        lease: KeyLease | None = None,
     ) -> None:
+        self._lease = lease
         self._secrets = secrets
         self._answer = answer
         self._exchange = exchange
@@ -218,5 +345,7 @@ class HTTPUpstream:
         return pieces
 
     async def aclose(self) -> None:
-        """Give the connection back, or cut it."""
+        """Give the connection back, or cut it, and the key with it."""
+        if self._lease is not None:
+            self._lease.release()
         await self._answer.aclose()

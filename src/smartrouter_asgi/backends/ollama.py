@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import replace
 from functools import partial
@@ -14,8 +15,9 @@ from ..exceptions import AttemptError, FailureKind
 from ..transport.http import Transport
 from ..types import Headers
 from ..wire.call import Call
-from ..wire.ollama_answer import engine_error, translate_answer, translate_embeddings, unix_seconds
+from ..wire.ollama_answer import engine_error, translate_answer, translate_embeddings
 from ..wire.ollama_errors import refine_error
+from ..wire.ollama_models import capable, count, read_row, read_shown, text
 from ..wire.ollama_options import Residency
 from ..wire.ollama_request import OllamaRequest, translate_request
 from ..wire.ollama_stream import OllamaStreamCodec
@@ -29,14 +31,27 @@ UNLOAD_SETTLE_S = 1.5
 """How long memory takes to come back once Ollama no longer lists a model. It waits for that only after evictions of its
 own: a load that follows an unload of ours too soon would end up partly on the CPU."""
 
+_NOT_NOW = frozenset(
+    {
+        FailureKind.CONNECT,
+        FailureKind.STALE,
+        FailureKind.RESET,
+        FailureKind.FIRST_TOKEN_TIMEOUT,
+        FailureKind.SERVER,
+        FailureKind.RATE_LIMITED,
+    }
+)
+"""Failures that say nothing about what was asked for."""
+
 _DEFAULT_PREFIXES = ("registry.ollama.ai/", "library/")
 
 
 class OllamaBackend(HTTPBackend):
     """One Ollama server. `url` is its root; a trailing `/v1` is taken off.
 
-    `keep_alive_s` and `num_ctx` of the spec go into every request and load alike: a request with another context size
-    would make Ollama load the model again.
+    `keep_alive_s` and the model's `num_ctx` of the spec go into every request and load alike: a request with another
+    context size would make Ollama load the model again. What a model can do is read from the list; an older release's
+    list does not say, and each model is then looked at once, beside the requests, for the next list.
     """
 
     type = "ollama"
@@ -47,7 +62,12 @@ class OllamaBackend(HTTPBackend):
         super().__init__(spec, transport)
         self._root = spec.url.rstrip("/").removesuffix("/v1")
         self._residency = Residency(keep_alive_s=spec.keep_alive_s, num_ctx=spec.num_ctx)
+        self._residencies = {
+            self.canonical(model): replace(self._residency, num_ctx=size) for model, size in spec.model_num_ctx.items()
+        }
         self._listed: dict[str, ModelInfo] = {}
+        self._shown: dict[tuple[str, str | None], tuple[tuple[str, ...], int | None]] = {}
+        self._looking: asyncio.Task[None] | None = None
 
     def url_of(self, path: str) -> str:
         """Return the full URL of one of the engine's paths."""
@@ -79,6 +99,7 @@ class OllamaBackend(HTTPBackend):
                 answer_id=answer_id,
                 operation=call.operation,
                 include_usage=asked.include_usage,
+                must_call=asked.must_call,
             ),
             stream_type=b"application/x-ndjson",
             ignored=asked.ignored,
@@ -90,18 +111,30 @@ class OllamaBackend(HTTPBackend):
 
     async def list_models(self) -> tuple[ModelInfo, ...]:
         """Read `/api/tags`; models of Ollama's cloud are `remote`."""
-        listed = tuple(_model_info(row) for row in await self._rows("/api/tags"))
+        rows = await self._rows("/api/tags")
+        listed = tuple(self._known(read_row(row, engine=self.capabilities)) for row in rows)
         self._listed = {model.id: model for model in listed}
+        self._look_at(
+            [model for model in listed if not model.capabilities and (model.id, model.digest) not in self._shown]
+        )
         return listed
+
+    async def aclose(self) -> None:
+        """Stop looking at models, and let go of what else it holds."""
+        task, self._looking = self._looking, None
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await super().aclose()
 
     async def running(self) -> tuple[LoadedModel, ...]:
         """Read `/api/ps`: what is loaded, and what is being loaded."""
         return tuple(
             LoadedModel(
                 id=row["model"],
-                vram_bytes=_count(row.get("size_vram")) or 0,
-                size_bytes=_count(row.get("size")),
-                digest=_text(row.get("digest")),
+                vram_bytes=count(row.get("size_vram")) or 0,
+                size_bytes=count(row.get("size")),
+                digest=text(row.get("digest")),
             )
             for row in await self._rows("/api/ps")
         )
@@ -113,7 +146,9 @@ class OllamaBackend(HTTPBackend):
         when memory ran out. Ollama gives a load up when this call is cancelled.
         """
         # With an empty prompt a keep_alive of 0 means: unload.
-        residency = replace(self._residency, keep_alive_s=None) if self.spec.keep_alive_s == 0 else self._residency
+        residency = self._residency_of(model)
+        if self.spec.keep_alive_s == 0:
+            residency = replace(residency, keep_alive_s=None)
         payload = {"model": model, "stream": False, **residency.members()}
         try:
             try:
@@ -157,13 +192,45 @@ class OllamaBackend(HTTPBackend):
 
     def _translate(self, call: Call, deployment: Deployment) -> OllamaRequest:
         return translate_request(
-            call, model=deployment.model, residency=self._residency, can_think=self._can_think(deployment.model)
+            call,
+            model=deployment.model,
+            residency=self._residency_of(deployment.model),
+            can_think=self._can_think(deployment),
         )
 
-    def _can_think(self, model: str) -> bool | None:
-        known = self._listed.get(self.canonical(model))
-        told = known.capabilities if known is not None else ()
-        return "thinking" in told if told else None  # older releases list no capabilities
+    def _residency_of(self, model: str) -> Residency:
+        return self._residencies.get(self.canonical(model), self._residency)
+
+    def _can_think(self, deployment: Deployment) -> bool | None:
+        can = deployment.capabilities
+        if can is None or can.thinking is None:
+            known = self._listed.get(self.canonical(deployment.model))
+            can = known.can if known is not None else None
+        return can.thinking if can is not None else None  # older releases list no capabilities
+
+    def _known(self, info: ModelInfo) -> ModelInfo:
+        """Add what a look at the model has told, where the list does not tell."""
+        told, length = self._shown.get((info.id, info.digest), ((), None))
+        if info.capabilities or not told:
+            return info
+        return replace(info, capabilities=told, can=capable(told, length, engine=self.capabilities))
+
+    def _look_at(self, models: list[ModelInfo]) -> None:
+        """Begin to look at models, unless that is under way."""
+        loop, task = asyncio.get_running_loop(), self._looking
+        if models and (task is None or task.done() or task.get_loop() is not loop):
+            self._looking = loop.create_task(self._show(models))
+
+    async def _show(self, models: list[ModelInfo]) -> None:
+        for model in models:
+            try:
+                shown = read_shown(await self.call_json("POST", "/api/show", {"model": model.id}))
+            except AttemptError as exc:
+                if exc.kind in _NOT_NOW:
+                    return  # the next list begins again
+                shown = (), None
+            self._shown[model.id, model.digest] = shown
+            self._listed[model.id] = self._known(model)
 
     async def _holds(self, model: str) -> bool:
         name = self.canonical(model)
@@ -187,31 +254,17 @@ class OllamaBackend(HTTPBackend):
         return [
             {**row, "model": name}
             for row in rows
-            if isinstance(row, dict) and (name := _text(row.get("model")) or _text(row.get("name")))
+            if isinstance(row, dict) and (name := text(row.get("model")) or text(row.get("name")))
         ]
 
     def _decode(self, call: Call, asked: OllamaRequest, answer_id: str, body: bytes) -> PlainAnswer:
         if call.operation == "embeddings":
             translated, usage = translate_embeddings(self.name, body, inputs=asked.inputs, as_base64=asked.base64)
         else:
-            translated, usage = translate_answer(self.name, call.operation, body, answer_id=answer_id)
+            translated, usage = translate_answer(
+                self.name, call.operation, body, answer_id=answer_id, must_call=asked.must_call
+            )
         return PlainAnswer(body=translated, usage=usage)
-
-
-def _model_info(row: dict[str, Any]) -> ModelInfo:
-    told = row.get("capabilities")
-    capabilities = tuple(one for one in told if isinstance(one, str)) if isinstance(told, list) else ()
-    remote = bool(row.get("remote_model") or row.get("remote_host"))
-    namespace = row["model"].rpartition("/")[0]
-    return ModelInfo(
-        id=row["model"],
-        created=unix_seconds(row.get("modified_at")),
-        owned_by=namespace or "library",
-        size_bytes=_count(row.get("size")),
-        digest=_text(row.get("digest")),
-        capabilities=capabilities,
-        remote=remote,
-    )
 
 
 def _load_failure(error: AttemptError) -> AttemptError:
@@ -222,11 +275,3 @@ def _load_failure(error: AttemptError) -> AttemptError:
     if refused or (error.kind is FailureKind.SERVER and error.status != 503):
         return AttemptError(error.message, kind=FailureKind.MODEL_FAILED, status=502)
     return error
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None

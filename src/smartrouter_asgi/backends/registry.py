@@ -11,6 +11,7 @@ from typing import TypeAlias, cast
 from ..exceptions import ConfigurationError
 from ..transport.http import Transport
 from .base import Backend, BackendSpec
+from .presets import PRESETS
 
 BackendFactory: TypeAlias = Callable[[BackendSpec, Transport], Backend]
 
@@ -20,7 +21,12 @@ ENTRY_POINT_GROUP = "smartrouter_asgi.backends"
 _BUILT_IN = {
     "ollama": "ollama:OllamaBackend",
     "llama.cpp": "llamacpp:LlamaCppBackend",
-    "openai": "openai_compat:OpenAICompatBackend",
+    "llama-swap": "llamaswap:LlamaSwapBackend",
+    **dict.fromkeys(PRESETS, "openai_compat:OpenAICompatBackend"),
+    "vllm": "vllm:VLLMBackend",
+    "localai": "localai:LocalAIBackend",
+    "lmstudio": "lmstudio:LMStudioBackend",
+    "anthropic": "anthropic:AnthropicBackend",
     "auto": "auto:AutoBackend",
 }
 

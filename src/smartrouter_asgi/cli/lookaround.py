@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ..backends.auto import detect
+from ..backends.auto import detect, url_for
 from ..backends.base import BackendSpec
 from ..config import BackendSettings
-from ..exceptions import AttemptError
+from ..exceptions import AttemptError, FailureKind
 from ..transport.httpx_transport import HttpxTransport
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ..config import Settings
     from ..transport.http import Transport
 
-PORTS = (11434, 8080, 8000, 1234, 9931, 1337, 5000, 5001, 8081, 30000)
-"""Where engines usually listen: Ollama, llama.cpp, vLLM, LM Studio, and those that copy them."""
+PORTS = (11434, 8080, 8000, 1234, 9931, 4000, 1337, 5000, 5001, 8081, 30000)
+"""Where engines usually listen: Ollama, llama.cpp, vLLM, LM Studio, LiteLLM, SGLang, and those that copy them."""
 
 WITHIN_S = 0.8
 
@@ -38,7 +38,8 @@ class Found:
     @property
     def url(self) -> str:
         """Where it is, as its backend type wants it written."""
-        return f"http://127.0.0.1:{self.port}" + ("/v1" if self.type == "openai" else "")
+        root = f"http://127.0.0.1:{self.port}"
+        return root if self.type is None else url_for(self.type, root)
 
 
 async def look_around(ports: Iterable[int], *, within_s: float = WITHIN_S) -> tuple[Found, ...]:
@@ -75,9 +76,10 @@ def with_found(settings: Settings, found: Iterable[Found]) -> Settings:
 async def _ask(port: int, transport: Transport, within_s: float) -> Found | None:
     spec = BackendSpec(name=f"port {port}", type="auto", url=f"http://127.0.0.1:{port}")
     kind = None
-    with anyio.move_on_after(within_s):
+    with anyio.move_on_after(2 * within_s):
         try:
-            kind = await detect(spec, transport)
-        except AttemptError:
-            return None
+            kind = await detect(spec, transport, within_s=within_s)
+        except AttemptError as exc:
+            if exc.kind is not FailureKind.FIRST_TOKEN_TIMEOUT:
+                return None
     return Found(port=port, type=kind)

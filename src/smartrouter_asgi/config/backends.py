@@ -1,5 +1,6 @@
 """The `backends` section: one entry for each engine server."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from ..backends.presets import PRESETS
 from .fields import (
     Count,
     DeviceId,
@@ -27,13 +29,15 @@ from .fields import (
     is_unset,
     refuse,
 )
+from .options import read_options
 
 DEFAULT_URLS = {
     "ollama": "http://localhost:11434",
     "llama.cpp": "http://localhost:8080",
-    "openai": "https://api.openai.com/v1",
+    "llama-swap": "http://localhost:8080",
+    **{name: preset.base_url("", {}) for name, preset in PRESETS.items()},
 }
-"""Where each built-in engine is looked for when its URL is not given."""
+"""Where each built-in engine is looked for when its URL is not given; empty: it has to be told."""
 
 BUILT_IN_TYPES = (*DEFAULT_URLS, "auto")
 
@@ -87,10 +91,13 @@ class BackendSettings(Section):
     """One engine server: what speaks there, where, with which keys and limits."""
 
     type: Annotated[Name, AfterValidator(str.lower)]
-    """`ollama`, `llama.cpp`, `openai`, `auto` (asked at start), or the type of a custom backend."""
+    """`ollama`, `llama.cpp`, `llama-swap`, `openai` (any server with its API), `vllm`, `sglang`, `tgi`, `localai`,
+    `lmstudio`, `litellm`, `openrouter`, `together`, `anthropic`, `azure`, `bedrock`, `vertex`, `auto` (asked at start),
+    or the type of a custom backend."""
     base_url: BaseUrl = Field(default="", validation_alias=AliasChoices("url", "base_url"))
-    """No trailing slash. The engine's root for `ollama` and `llama.cpp` (a trailing `/v1` is taken off), the folder of
-    the API (`.../v1`) for `openai`. The type's usual address when not given; empty for a custom type without one."""
+    """No trailing slash. The engine's root for `ollama`, `llama.cpp` and `llama-swap` (a trailing `/v1` is taken off);
+    the folder of the API (`.../v1`) for the others, put on if it is missing (`openai` and `vertex` take the address as
+    it is). The type's usual address when not given; empty for a custom type without one."""
     api_keys: ApiKeys = Field(default=(), validation_alias=AliasChoices("api_keys", "api_key"))
     model_prefix: str = ""
     """Put before names sent upstream, never doubled; taken off when listing."""
@@ -110,7 +117,8 @@ class BackendSettings(Section):
     split: bool = False
     """Whether it spreads one model over its devices."""
     options: dict[str, Any] = Field(default_factory=dict, repr=False)
-    """What a custom backend type takes; a built-in type takes none."""
+    """What a custom backend type takes. Of the built-in ones, `bedrock` takes `region`, `vertex` `project` and
+    `location` (they make the address), `lmstudio` `ttl`, `vllm` `sleep_level`."""
 
     @property
     def custom(self) -> bool:
@@ -144,17 +152,30 @@ class BackendSettings(Section):
                 message = f"unknown backend type{hint} (a custom type with a name so close needs `options: {{}}`)"
                 problems.append(Problem(path=("type",), value=self.type, message=message))
         elif "options" in self.model_fields_set:
-            message = f"only a custom backend type takes options, {self.type} does not"
-            problems.append(Problem(path=("options",), message=message))
-        if self.type == "auto" and not self.base_url:
-            problems.append(Problem(path=("url",), message="missing: type auto needs to know which address to ask"))
+            preset = PRESETS.get(self.type)
+            options, problems = read_options(self.type, self.options, preset.options if preset is not None else ())
+            object.__setattr__(self, "options", options)
+        if not problems:
+            object.__setattr__(self, "base_url", _address(self.type, self.base_url, self.options))
+        if not self.custom and not self.base_url and not problems:
+            problems.append(Problem(path=("url",), message=_no_address(self.type)))
         refuse(problems)
-        object.__setattr__(self, "base_url", _address(self.type, self.base_url))
         return self
 
 
-def _address(engine: str, url: str) -> str:
+def _address(engine: str, url: str, options: Mapping[str, Any]) -> str:
+    preset = PRESETS.get(engine)
+    if preset is not None:
+        return preset.base_url(url, options)
     if not url:
         return DEFAULT_URLS.get(engine, "")
     # People paste the OpenAI address of a local engine; its adapter adds the version itself.
-    return url.removesuffix("/v1") if engine in ("ollama", "llama.cpp") else url
+    return url.removesuffix("/v1") if engine in DEFAULT_URLS else url
+
+
+def _no_address(engine: str) -> str:
+    if engine == "auto":
+        return "missing: type auto needs to know which address to ask"
+    needed = PRESETS[engine].missing({})
+    options = f", or options.{needed[0]}, which it is made of" if needed else ""
+    return f"missing: type {engine} has no usual address{options}"

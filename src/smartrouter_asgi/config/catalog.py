@@ -8,6 +8,22 @@ from pydantic import BeforeValidator, Field, model_validator
 from .fields import Count, Name, Positive, PositiveBytes, Problem, Seconds, Section, lowered, refuse
 
 
+class CapabilitySettings(Section):
+    """What a model can do at a deployment; what is not said is as the engine tells, else as the backend's are."""
+
+    chat: bool | None = None
+    completions: bool | None = None
+    embeddings: bool | None = None
+    tools: bool | None = None
+    vision: bool | None = None
+    json_schema: bool | None = None
+    insert: bool | None = None
+    """Completions with a `suffix`."""
+    thinking: bool | None = None
+    context_length: Count | None = None
+    """Tokens a prompt and its answer may have together."""
+
+
 class DeploymentSettings(Section):
     """One place that can serve a model."""
 
@@ -21,6 +37,9 @@ class DeploymentSettings(Section):
     weight: Positive = 1.0
     """Share among deployments of the same order."""
     max_parallel: Count | None = None
+    num_ctx: Count | None = None
+    """Context length with which the engine loads this model; the backend's when not given."""
+    capabilities: CapabilitySettings = Field(default_factory=CapabilitySettings)
 
 
 class ModelSettings(Section):

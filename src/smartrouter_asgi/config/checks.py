@@ -145,9 +145,6 @@ def _not_yet_warnings(settings: Settings) -> Iterator[str]:
     """Settings that this version takes and does not use."""
     if "spill_after_s" in settings.vram.model_fields_set:
         yield "vram.spill_after: spill-over comes later; a request waits for its candidate up to vram.max_wait"
-    for name, backend in settings.backends.items():
-        if len(backend.api_keys) > 1:
-            yield f"backends.{name}.api_keys: only the first key is used by this version"
 
 
 def _size_warnings(settings: Settings) -> Iterator[str]:

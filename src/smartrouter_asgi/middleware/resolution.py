@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from .._asgi import BodyLimits, at_the_edge, route_path
 from ..deployment import Deployment
-from ..exceptions import RequestError
+from ..exceptions import AttemptError, ModelNotFoundError, RequestError, RouteExhaustedError, SmartRouterError
 from ..routing.catalog import Catalog
+from ..routing.needs import Needs, needs
 from ..routing.plan import RoutePlan
 from ..routing.resolver import Load, not_found, resolve
 from ..routing.source import CatalogSource, FixedCatalog
-from ..state import find_state
+from ..state import RequestState, find_state
 from ..types import ASGIApp, Operation, Random, Receive, Scope, Send
 from ..wire.call import OPERATION_PATHS, Call, parse_call
 
@@ -26,9 +28,14 @@ class ModelResolutionMiddleware:
 
     `catalog` is a `Catalog`, or a source that can refresh itself. `paths` says which paths (without the mount's prefix)
     are inference and of what kind; POST requests to them are resolved, all else passes untouched. Resolved requests go
-    to `inference` where it is given, so that the layers can stand in front of an app with routes of its own. `check`
-    raises for a candidate that cannot honour a request: it is left out, and when none remains the request is refused.
-    `settle` finds out what is not known yet of a plan's backends, and says whether the plan has to be made again.
+    to `inference` where it is given, so that the layers can stand in front of an app with routes of its own.
+
+    A candidate whose capabilities exclude a request, or for which `check` raises, is left out; when none remains the
+    request is refused. `settle` finds out what is not known yet of a plan's backends, and says whether the plan has to
+    be made again.
+
+    When every engine says that it no longer has the model, the catalog is asked to look again, and whoever has it by
+    then is asked instead: once, and never after commit.
 
     Answers 400 for a body that cannot be used, 404 with near names for a model it does not know, 413 and 408 for a body
     too large or too slow. When it is the outermost of ours it also watches for the client leaving.
@@ -69,16 +76,43 @@ class ModelResolutionMiddleware:
             return
         state.endpoint = operation
         state.call = call = parse_call(operation, state.body)
-        plan = resolve(call.model, self._source.current(), random=self._random, load=self._load)
+        plan = self._resolve(call, self._source.current())
         if plan is None:
             catalog = await self._source.refreshed(call.model)
-            plan = resolve(call.model, catalog, random=self._random, load=self._load)
+            plan = self._resolve(call, catalog)
             if plan is None:
                 raise self._source.why_missing(call.model) or not_found(call.model, catalog)
         if self._settle is not None and await self._settle(plan):
-            plan = resolve(call.model, self._source.current(), random=self._random, load=self._load) or plan
-        state.plan = plan if self._check is None else able(plan, call, self._check)
-        await self._inference(scope, receive, send)
+            plan = self._resolve(call, self._source.current()) or plan
+        state.plan = able(plan, call, self._check)
+        try:
+            await self._inference(scope, receive, send)
+        except (AttemptError, RouteExhaustedError) as exc:
+            if state.committed or exc.code != ModelNotFoundError.code:
+                raise
+            state.plan = await self._without_missing(state, call, exc)
+            await self._inference(scope, receive, send)
+
+    def _resolve(self, call: Call, catalog: Catalog) -> RoutePlan | None:
+        return resolve(call.model, catalog, random=self._random, load=self._load)
+
+    async def _without_missing(self, state: RequestState, call: Call, exc: SmartRouterError) -> RoutePlan:
+        """Resolve again after an engine said that it has no such model: to candidates nobody has asked yet, or 404."""
+        tried = {record.deployment for record in getattr(exc, "attempts", ())}
+        if state.attempt is not None:
+            tried.add(state.attempt.deployment.id)
+        catalog = await self._source.rechecked({deployment.partition("/")[0] for deployment in tried})
+        plan = self._resolve(call, catalog)
+        if plan is None:
+            catalog = await self._source.refreshed(call.model)
+            plan = self._resolve(call, catalog)
+        if plan is None:
+            raise (self._source.why_missing(call.model) or not_found(call.model, catalog)) from exc
+        left = tuple(d for d in plan.candidates if d.id not in tried)
+        if not left:
+            raise exc
+        state.attempt = None
+        return able(replace(plan, candidates=left), call, self._check)
 
     def _operation(self, scope: Scope) -> Operation | None:
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -86,23 +120,34 @@ class ModelResolutionMiddleware:
         return self._paths.get(route_path(scope))
 
 
-def able(plan: RoutePlan, call: Call, check: Callable[[Call, Deployment], None]) -> RoutePlan:
-    """Leave out the candidates that cannot honour a call. Raises the first one's `RequestError` when none can."""
+def able(plan: RoutePlan, call: Call, check: Callable[[Call, Deployment], None] | None = None) -> RoutePlan:
+    """Leave out the candidates that cannot honour a call.
+
+    When none can, those take over that are named for such a refusal (a longer context, say); raises the first one's
+    `RequestError` when there are none either.
+    """
     refusals: dict[Deployment, RequestError] = {}
+    wanted: Needs | None = None
     for candidate in {*plan.candidates, *(d for others in plan.alternatives.values() for d in others)}:
-        try:
-            check(call, candidate)
-        except RequestError as exc:
-            refusals[candidate] = exc
+        can = candidate.capabilities
+        if can is not None and can.is_limited:
+            wanted = wanted or needs(call)
+            refusal = wanted.refusal(can, by=candidate.id)
+            if refusal is not None:
+                refusals[candidate] = refusal
+                continue
+        if check is not None:
+            try:
+                check(call, candidate)
+            except RequestError as exc:
+                refusals[candidate] = exc
     if not refusals:
         return plan
+    alternatives = {code: tuple(d for d in others if d not in refusals) for code, others in plan.alternatives.items()}
     candidates = tuple(d for d in plan.candidates if d not in refusals)
     if not candidates:
-        raise refusals[plan.candidates[0]]
-    return RoutePlan(
-        model=plan.model,
-        candidates=candidates,
-        alternatives={
-            code: tuple(d for d in others if d not in refusals) for code, others in plan.alternatives.items()
-        },
-    )
+        first = refusals[plan.candidates[0]]
+        candidates = alternatives.get(first.code, ())
+        if not candidates:
+            raise first
+    return replace(plan, candidates=candidates, alternatives=alternatives)

@@ -38,7 +38,9 @@ _FINAL = NEVER_REACHED | {
     FailureKind.REJECTED,
 }
 _ENGINE_MAY_BE_BUSY = frozenset({FailureKind.FIRST_TOKEN_TIMEOUT, FailureKind.RESET})
-_NO_ANSWER = frozenset({FailureKind.CONNECT, FailureKind.STALE})
+_SAYS_LITTLE = frozenset({FailureKind.CONNECT, FailureKind.STALE, FailureKind.MODEL_MISSING})
+"""Nothing was heard, or only that another place has not got the model: any other failure says more."""
+
 _BREAKER_TIER = 4
 _BREAKER_FAILURES = _ENGINE_MAY_BE_BUSY | {FailureKind.CONNECT, FailureKind.SERVER, FailureKind.PROTOCOL}
 
@@ -174,7 +176,7 @@ def _tier(kind: FailureKind) -> int:
         return _BREAKER_TIER
     if kind is FailureKind.ADMISSION:
         return 3
-    return 2 if kind in _NO_ANSWER else 1
+    return 2 if kind in _SAYS_LITTLE else 1
 
 
 def _pause_s(failure: Failure) -> float:

@@ -6,7 +6,7 @@ import asyncio
 import fnmatch
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -105,6 +105,13 @@ class Discovery:
             await asyncio.wait(pending, timeout=wait_s)
         return self._catalog
 
+    async def rechecked(self, backends: Set[str]) -> Catalog:
+        """Ask these backends, where they were not asked within the last second; wait for them, not for ever."""
+        pending = self._refresh_older_than(MISS_TTL_S, backends)
+        if pending:
+            await asyncio.wait(pending, timeout=REFRESH_WAIT_S)
+        return self._catalog
+
     def why_missing(self, name: str) -> SmartRouterError | None:
         """A backend that never listed anything may have it: then the answer is 503, not 404."""
         if not self.rules.enabled:
@@ -130,12 +137,14 @@ class Discovery:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _refresh_older_than(self, max_age_s: float) -> set[asyncio.Task[None]]:
+    def _refresh_older_than(self, max_age_s: float, backends: Set[str] | None = None) -> set[asyncio.Task[None]]:
         if not self.rules.enabled:
             return set()
         now = self.clock()
         pending = set()
         for source in self.sources:
+            if backends is not None and source.backend not in backends:
+                continue
             tried_at = self._listings[source.backend].tried_at
             if tried_at is None or now - tried_at > max_age_s or source.backend in self._tasks:
                 pending.add(self._refresh(source))

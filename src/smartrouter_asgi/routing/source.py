@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Protocol
 
 from ..exceptions import SmartRouterError
@@ -16,6 +17,9 @@ class CatalogSource(Protocol):
 
     async def refreshed(self, name: str) -> Catalog:
         """Return a catalog fresh enough to say that `name` does not exist. Single-flight; bounded in time."""
+
+    async def rechecked(self, backends: Set[str]) -> Catalog:
+        """Return a catalog for which these backends were asked just now: one of them has lost a model."""
 
     def why_missing(self, name: str) -> SmartRouterError | None:
         """Say why a name may be missing although it exists (a backend that never answered); None: it does not exist."""
@@ -33,6 +37,10 @@ class FixedCatalog:
 
     async def refreshed(self, name: str) -> Catalog:
         """Return the catalog: there is nothing to look for."""
+        return self._catalog
+
+    async def rechecked(self, backends: Set[str]) -> Catalog:
+        """Return the catalog: nobody can be asked."""
         return self._catalog
 
     def why_missing(self, name: str) -> SmartRouterError | None:

@@ -92,10 +92,13 @@ _floats_decoder = msgspec.json.Decoder(list[float])
 _encode = msgspec.json.Encoder().encode
 
 
-def translate_answer(backend: str, operation: Operation, body: bytes, *, answer_id: str) -> tuple[bytes, Usage]:
+def translate_answer(
+    backend: str, operation: Operation, body: bytes, *, answer_id: str, must_call: tuple[str, ...] = ()
+) -> tuple[bytes, Usage]:
     """Turn a whole chat or generate answer into OpenAI's, with its token counts.
 
-    Raises `AttemptError` when it is an error, broken off (`done` is not true), or no answer of Ollama's at all.
+    Raises `AttemptError` when it is an error, broken off (`done` is not true), no answer of Ollama's at all, or calls
+    none of the tools of which it must call one.
     """
     try:
         answer = answer_decoder.decode(body)
@@ -108,6 +111,8 @@ def translate_answer(backend: str, operation: Operation, body: bytes, *, answer_
             f"backend '{backend}' broke off its answer", kind=FailureKind.PROTOCOL, code="upstream_truncated"
         )
     said, usage = answer.said(), answer.usage()
+    if must_call and not calls_one(said, must_call):
+        raise no_call_error(backend, must_call, answer.done_reason)
     if operation == "chat":
         kind = "chat.completion"
         choice: dict[str, Any] = {"index": 0, "message": _message(said, answer_id)}
@@ -165,6 +170,20 @@ def engine_error(backend: str, error: Any) -> AttemptError:
         found = ErrorBody("the engine reported an error without a message", None, None, None, None)
     status = found.status or STREAM_STATUS
     return refine_error(classify_error(backend, status, found), status)
+
+
+def calls_one(said: Message, names: tuple[str, ...]) -> bool:
+    """Tell whether one of these tools is called."""
+    return any(call.function.name in names for call in said.tool_calls or ())
+
+
+def no_call_error(backend: str, names: tuple[str, ...], done_reason: str | None) -> AttemptError:
+    """Return the failure of an answer that `tool_choice` forbids: the model's, not the server's; another may obey."""
+    wanted = f"'{names[0]}'" if len(names) == 1 else "any of its tools"
+    how = "used up its tokens before it called" if done_reason == "length" else "answered without calling"
+    return AttemptError(
+        f"the model at backend '{backend}' {how} {wanted}, as 'tool_choice' demands", kind=FailureKind.MODEL_FAILED
+    )
 
 
 def finish_reason(done_reason: str | None, *, called: bool) -> str:

@@ -170,23 +170,47 @@ def _image(part: RequestFields) -> str:
     return data
 
 
-def translate_tools(fields: RequestFields) -> list[dict[str, Any]]:
-    """Take and translate `tools`, checked against `tool_choice` and `parallel_tool_calls`, which Ollama does not know.
+def translate_tools(fields: RequestFields) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Take and translate `tools`, with `tool_choice` and `parallel_tool_calls`, which Ollama does not know.
 
-    `tool_choice: "none"` means that none are sent.
+    Returns the tools to send and the names of which the answer must call one; none: it may do without.
+    `tool_choice: "none"` means that no tools are sent, a named one that only this is sent and must be called.
     """
     tools = [_tool(fields.inside(f"tools[{index}]", tool)) for index, tool in enumerate(fields.items("tools") or ())]
     choice = fields.take("tool_choice")
+    must_call: tuple[str, ...] = ()
     if choice not in (None, "auto", "none"):
-        if not isinstance(choice, str | dict):
-            raise fields.wrong("tool_choice", "a string or an object")
-        raise fields.unsupported("tool_choice", "it cannot make a model call a tool; use 'auto' or 'none'")
+        tools = _chosen(fields, choice, tools)
+        must_call = tuple(tool["function"]["name"] for tool in tools)
     parallel = fields.boolean("parallel_tool_calls")
     if parallel is False and tools and choice != "none":
         raise fields.unsupported("parallel_tool_calls", "a model calls as many tools as it likes; leave it out")
     if parallel is not None:
         fields.note("parallel_tool_calls")
-    return [] if choice == "none" else tools
+    return ([] if choice == "none" else tools), must_call
+
+
+def _chosen(fields: RequestFields, choice: Any, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the tools of which one must be called."""
+    if not isinstance(choice, str | dict):
+        raise fields.wrong("tool_choice", "a string or an object")
+    if isinstance(choice, str):
+        if choice != "required":
+            raise fields.wrong("tool_choice", "'none', 'auto', 'required' or a function")
+        chosen = tools
+    else:
+        named = fields.inside("tool_choice", choice)
+        _only_functions(named)
+        function = named.inside("function", named.take("function"))
+        name = function.string("name")
+        if not name:
+            raise function.wrong("name", "the name of a function")
+        function.close()
+        named.close()
+        chosen = [tool for tool in tools if tool["function"]["name"] == name]
+    if not chosen:
+        raise fields.wrong("tool_choice", "given together with the tools it means")
+    return chosen
 
 
 def _tool(fields: RequestFields) -> dict[str, Any]:

@@ -58,6 +58,8 @@ class OllamaRequest:
     """How many texts are to be embedded."""
     base64: bool = False
     """The client wants vectors as base64."""
+    must_call: tuple[str, ...] = ()
+    """Tools of which the answer must call one, or it is none."""
 
 
 def translate_request(call: Call, *, model: str, residency: Residency, can_think: bool | None = None) -> OllamaRequest:
@@ -74,8 +76,13 @@ def translate_request(call: Call, *, model: str, residency: Residency, can_think
         return _embeddings(fields, model, residency)
     include_usage = _stream_options(fields, stream=call.stream)
     body: dict[str, Any] = {"model": model, "stream": call.stream}
+    must_call: tuple[str, ...] = ()
     if call.operation == "chat":
         path = "/api/chat"
+        body["messages"] = translate_messages(fields)
+        tools, must_call = translate_tools(fields)
+        if tools:
+            body["tools"] = tools
         body.update(_chat(fields))
     else:
         path = "/api/generate"
@@ -87,14 +94,17 @@ def translate_request(call: Call, *, model: str, residency: Residency, can_think
     fields.expect("n", fields.integer("n", low=1), 1, "it gives one answer; ask once for each")
     fields.expect("logit_bias", fields.mapping("logit_bias"), {}, "it cannot bias tokens; leave it out")
     fields.close(harmless=HARMLESS, hints=HINTS)
-    return OllamaRequest(path=path, body=_encoded(body), ignored=tuple(fields.ignored), include_usage=include_usage)
+    return OllamaRequest(
+        path=path,
+        body=_encoded(body),
+        ignored=tuple(fields.ignored),
+        include_usage=include_usage,
+        must_call=must_call,
+    )
 
 
 def _chat(fields: RequestFields) -> dict[str, Any]:
-    body: dict[str, Any] = {"messages": translate_messages(fields)}
-    tools = translate_tools(fields)
-    if tools:
-        body["tools"] = tools
+    body: dict[str, Any] = {}
     shape = _format(fields)
     if shape is not None:
         body["format"] = shape

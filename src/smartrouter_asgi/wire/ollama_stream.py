@@ -18,9 +18,11 @@ from .ollama_answer import (
     Message,
     OllamaAnswer,
     answer_decoder,
+    calls_one,
     chat_logprobs,
     engine_error,
     finish_reason,
+    no_call_error,
     text_logprobs,
     tool_call_members,
     unix_seconds,
@@ -30,6 +32,9 @@ from .stream import Piece, PieceKind, Usage, truncated
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 """The last line of /api/generate lists the token ids of the whole context: 262144 of them take some 2 MiB."""
+
+MAX_UNCALLED_BYTES = 4 * 1024 * 1024
+"""How much an answer may think and say before it calls the tool it must call."""
 
 DONE_EVENT = b"data: [DONE]\n\n"
 _CHAT_OPEN = b'{"index":0,"delta":{"content":'
@@ -45,6 +50,9 @@ class OllamaStreamCodec:
 
     All chunks have one id and one `created`; the role comes with the first. Tool calls come whole, numbered through the
     stream. `include_usage` asks for the usage chunk before `[DONE]`.
+
+    With `must_call` everything is held back until one of these tools is called: an answer that calls none never
+    begins, it is an error.
     """
 
     __slots__ = (
@@ -54,7 +62,9 @@ class OllamaStreamCodec:
         "_chat",
         "_done",
         "_head",
+        "_held",
         "_include_usage",
+        "_must_call",
         "_role_sent",
         "_splitter",
         "_tail",
@@ -63,9 +73,17 @@ class OllamaStreamCodec:
     )
 
     def __init__(
-        self, backend: str, *, answer_id: str, operation: Operation = "chat", include_usage: bool = False
+        self,
+        backend: str,
+        *,
+        answer_id: str,
+        operation: Operation = "chat",
+        include_usage: bool = False,
+        must_call: tuple[str, ...] = (),
     ) -> None:
         self._backend = backend
+        self._must_call = must_call
+        self._held = bytearray()
         self._answer_id = answer_id
         self._chat = operation == "chat"
         self._include_usage = include_usage
@@ -118,12 +136,30 @@ class OllamaStreamCodec:
         said = answer.said()
         real = bool(said.content or said.thinking or said.tool_calls or answer.logprobs)
         data = self._chunk(answer, said) if real or not self._role_sent else b""
+        if self._must_call:
+            if not calls_one(said, self._must_call):
+                self._hold(answer, data, pieces)
+                return
+            self._must_call = ()
+            data, self._held = bytes(self._held) + data, bytearray()
         if not answer.done:  # an empty line is a sign of life
             pieces.append(Piece(PieceKind.CONTENT if real else PieceKind.HELD, data))
             return
         self._done = True
         pieces.append(Piece(PieceKind.CONTENT, data + self._last(answer)))
         pieces.append(Piece(PieceKind.END, DONE_EVENT))
+
+    def _hold(self, answer: OllamaAnswer, data: bytes, pieces: list[Piece]) -> None:
+        """Keep what comes before the call that must come; at the end, or at the limit, there was none."""
+        self._held += data
+        if not answer.done and len(self._held) <= MAX_UNCALLED_BYTES:
+            pieces.append(Piece(PieceKind.HELD, b""))
+            return
+        self._done = True
+        if answer.done:
+            self.usage = answer.usage()
+        error = no_call_error(self._backend, self._must_call, answer.done_reason)
+        pieces.append(Piece(PieceKind.ERROR, b"", error))
 
     def _start(self, answer: OllamaAnswer) -> bytes:
         head = {
