@@ -43,15 +43,6 @@ REFUSED: dict[str, Sequence[Mapping[str, Any]]] = {
 }
 """Fields that a type refuses whatever its engine is; the whole table of verdicts is tested on its own."""
 
-KNOWN_GAPS = {
-    ("test_an_unknown_model", "scripted-Anthropic"): "a 404 that says 'model: name' counts as a wrong path",
-    ("test_completion", "scripted-Bedrock"): "the preset says that it completes prompts",
-    ("test_completion", "scripted-Vertex"): "the preset says that it completes prompts",
-    ("test_completion_stream", "scripted-Bedrock"): "the preset says that it completes prompts",
-    ("test_completion_stream", "scripted-Vertex"): "the preset says that it completes prompts",
-}
-"""What does not hold yet, each with what is wrong."""
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -149,9 +140,6 @@ class TestBackends(BackendContract):
         monkeypatch.setattr(residency, "CONFIRM_POLL_S", 0.01)
         for module in (llamacpp, llamaswap):
             monkeypatch.setattr(module, "POLL_S", 0.01)
-        gap = KNOWN_GAPS.get((request.function.__name__, request.param))
-        if gap is not None:
-            request.node.add_marker(pytest.mark.xfail(reason=gap, strict=False))
         _, start = STARTS[request.param]
         async with AsyncExitStack() as stack:
             yield await stack.enter_async_context(start(request))

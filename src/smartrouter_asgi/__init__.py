@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .backends.llamacpp import LlamaCppBackend as LlamaCppBackend
     from .backends.ollama import OllamaBackend as OllamaBackend
     from .backends.openai_compat import OpenAICompatBackend as OpenAICompatBackend
+    from .backends.tokens import EnvironmentKey as EnvironmentKey
+    from .backends.tokens import TokenSource as TokenSource
     from .config import Settings as Settings
     from .config import load_settings as load_settings
     from .deployment import Capabilities as Capabilities
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .exceptions import ConfigurationError as ConfigurationError
     from .exceptions import FailureKind as FailureKind
     from .exceptions import SmartRouterError as SmartRouterError
+    from .exceptions import UnsupportedParameterError as UnsupportedParameterError
     from .middleware.errors import ErrorEnvelopeMiddleware as ErrorEnvelopeMiddleware
     from .middleware.resilience import ResilienceMiddleware as ResilienceMiddleware
     from .middleware.resolution import ModelResolutionMiddleware as ModelResolutionMiddleware
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from .routing.catalog import Catalog as Catalog
     from .routing.catalog import ModelGroup as ModelGroup
     from .routing.plan import RoutePlan as RoutePlan
+    from .transport.http import Transport as Transport
     from .transport.httpx_transport import HttpxTransport as HttpxTransport
     from .vram.gate import VRAMGate as VRAMGate
     from .vram.lifecycle import CallbackLifecycle as CallbackLifecycle
@@ -64,6 +68,7 @@ _HOMES = {
     "CircuitBreaker": "resilience.breaker",
     "ConfigurationError": "exceptions",
     "Deployment": "deployment",
+    "EnvironmentKey": "backends.tokens",
     "ErrorEnvelopeMiddleware": "middleware.errors",
     "FailureKind": "exceptions",
     "GatePolicy": "vram.policy",
@@ -88,6 +93,9 @@ _HOMES = {
     "SmartRouter": "app",
     "SmartRouterError": "exceptions",
     "Timeouts": "resilience.deadline",
+    "TokenSource": "backends.tokens",
+    "Transport": "transport.http",
+    "UnsupportedParameterError": "exceptions",
     "Usage": "wire.stream",
     "VRAMGate": "vram.gate",
     "VRAMGateMiddleware": "middleware.vram",

@@ -13,6 +13,7 @@ from ..exceptions import AttemptError, ConfigurationError, FailureKind
 from ..transport.http import Transport
 from ..wire.call import Call
 from .base import Backend, BackendSpec, Undecided, Upstream
+from .credentials import KeyState
 from .http import HTTPBackend
 
 PROBE_TIMEOUT_S = 2.0
@@ -114,6 +115,10 @@ class AutoBackend:
     def canonical(self, model: str) -> str:
         """Return the id under which the engine lists a model, once its kind is known."""
         return self._found.canonical(model) if self._found is not None else model
+
+    def key_states(self) -> tuple[KeyState, ...]:
+        """Tell how its keys are, once its kind is known."""
+        return self._found.key_states() if self._found is not None else ()
 
     async def aclose(self) -> None:
         """Let go of what it holds."""

@@ -11,6 +11,7 @@ from ..exceptions import UnsupportedParameterError
 from ..types import Secret
 from ..wire.call import Call
 from ..wire.stream import Piece, Usage
+from .credentials import KeyState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,9 @@ class Backend(Protocol):
 
     def canonical(self, model: str) -> str:
         """Return the id under which the engine itself lists a model (Ollama: with its tag)."""
+
+    def key_states(self) -> tuple[KeyState, ...]:
+        """Tell how its keys are, without showing them."""
 
     async def aclose(self) -> None:
         """Let go of what it holds."""
@@ -173,6 +177,10 @@ class BaseBackend:
     def canonical(self, model: str) -> str:
         """Return the id under which the engine itself lists a model; the same by default."""
         return model
+
+    def key_states(self) -> tuple[KeyState, ...]:
+        """Tell nothing: it has no keys of its own."""
+        return ()
 
     async def aclose(self) -> None:
         """Let go of nothing."""

@@ -156,6 +156,7 @@ PRESETS: Mapping[str, Preset] = _by_type(
         Preset(type="azure", version="/openai/v1", list_path=None, health_path="/models", auth="api-key"),
         Preset(
             type="bedrock",
+            capabilities=Capabilities(completions=False, embeddings=False),
             url="https://bedrock-runtime.{region}.amazonaws.com/openai/v1",
             version="/openai/v1",
             list_optional=True,
@@ -163,6 +164,7 @@ PRESETS: Mapping[str, Preset] = _by_type(
         ),
         Preset(
             type="vertex",
+            capabilities=Capabilities(completions=False, embeddings=False),
             url="https://{location}-aiplatform.googleapis.com/v1/projects/{project}/locations/{location}"
             "/endpoints/openapi",
             version="",

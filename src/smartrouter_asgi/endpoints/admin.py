@@ -90,6 +90,7 @@ def admin_routes(router: Operated, key: Secret | None) -> list[Route]:
                     **states.get(name, {}),
                     "capabilities": dataclasses.asdict(backend.capabilities),
                     "listed_s_ago": ages.get(name),
+                    "keys": [dataclasses.asdict(state) for state in backend.key_states()],
                 }
                 for name, backend in router.backends.items()
             }

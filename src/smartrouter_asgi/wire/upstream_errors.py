@@ -38,7 +38,10 @@ _CONTEXT = re.compile(
     re.IGNORECASE,
 )
 _FILTER = re.compile(r"content_filter|content_policy_violation|content management policy", re.IGNORECASE)
-_NO_MODEL = re.compile(r"\bmodel\b.*\bnot found\b|\bmodel_not_found\b|does not exist", re.IGNORECASE | re.DOTALL)
+_NO_MODEL = re.compile(
+    r"\bmodel\b.*\bnot found\b|\bnot_found_error\b.*\bmodel\b|\bmodel_not_found\b|does not exist",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 class ErrorBody(NamedTuple):
@@ -54,6 +57,8 @@ class ErrorBody(NamedTuple):
 
 def read_error(value: Any) -> ErrorBody | None:
     """Find the error in a decoded JSON value; None when it holds none."""
+    if isinstance(value, list) and value:  # Google wraps its errors in a list
+        value = value[0]
     if not isinstance(value, dict):
         return None
     error = value.get("error")
