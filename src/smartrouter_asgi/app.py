@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from . import assembly
+from . import assembly, policies
 from ._asgi import BodyLimits, route_path
 from .backends.base import Backend, Undecided
 from .config import Settings, load_settings
@@ -76,9 +76,9 @@ class SmartRouter:
         observers: tuple[Observer, ...] = (),
     ) -> None:
         self.settings = settings = settings or Settings()
-        timeouts = assembly.timeouts(settings)
+        timeouts = policies.timeouts(settings)
         self._transport = HttpxTransport(http_client, connect_timeout_s=timeouts.connect_s)
-        self._budget_bytes = assembly.budget_bytes(settings)
+        self._budget_bytes = policies.budget_bytes(settings)
         self.backends: dict[str, Backend] = {
             **assembly.build_backends(settings, self._transport, gating=self._is_gating()),
             **(backends or {}),
@@ -88,7 +88,7 @@ class SmartRouter:
         threshold = ThresholdWarning(self._above_threshold, settings.vram.unload_threshold_pct)
         self._observer = Observers((LoggingObserver(), self.metrics, self._tracker, threshold, *observers))
         self.breakers = BreakerBoard(
-            assembly.breaker_policy(settings),
+            policies.breaker_policy(settings),
             observer=self._observer,
             probe_lease_s=max(timeouts.first_token_s, timeouts.first_token_cold_s),
         )
@@ -97,7 +97,7 @@ class SmartRouter:
             sources=assembly.discovery_sources(settings, self.backends, self._deployer, self.breakers, self._on_listed),
             configured=self._deployer.configured,
             aliases=settings.aliases,
-            rules=assembly.discovery_rules(settings),
+            rules=policies.discovery_rules(settings),
         )
         self.gate = self._build_gate()
         self._undecided: dict[str, Undecided] = {
@@ -221,7 +221,7 @@ class SmartRouter:
         return VRAMGate(
             budget_bytes=self._budget_bytes,
             lifecycles=self.backends,
-            policy=assembly.gate_policy(self.settings, frozenset(self._pinned_ids())),
+            policy=policies.gate_policy(self.settings, frozenset(self._pinned_ids())),
             observer=self._observer,
         )
 
@@ -240,11 +240,11 @@ class SmartRouter:
     def _build_stack(self) -> ASGIApp:
         """Put the four layers around each other; the gate is left out where nothing is gated."""
         settings = self.settings
-        timeouts = assembly.timeouts(settings)
+        timeouts = policies.timeouts(settings)
         app: ASGIApp = BackendDispatch(
             self.backends,
             timeouts=timeouts,
-            limits=assembly.concurrency_limits(settings),
+            limits=policies.concurrency_limits(settings),
             inflight=self._tracker.inflight,
             observer=self._observer,
         )
@@ -253,7 +253,7 @@ class SmartRouter:
         budget = settings.resilience.retry.budget
         app = ResilienceMiddleware(
             app,
-            policy=assembly.retry_policy(settings),
+            policy=policies.retry_policy(settings),
             breakers=self.breakers,
             budgets=BudgetBoard(ratio=budget.ratio, reserve=budget.reserve),
             timeouts=timeouts,

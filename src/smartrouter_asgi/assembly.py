@@ -1,4 +1,4 @@
-"""From settings to parts: which backends there are, which models, how much memory, which limits."""
+"""From settings to parts: which backends there are, and where their models are deployed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,10 @@ from .config.catalog import CapabilitySettings
 from .deployment import Capabilities, Deployment, ModelInfo
 from .exceptions import ConfigurationError, SmartRouterError
 from .resilience.breaker import BreakerBoard
-from .resilience.circuit import BreakerPolicy
-from .resilience.concurrency import ConcurrencyLimits
-from .resilience.deadline import Timeouts
-from .resilience.retry import RetryPolicy, counts_as_failure
+from .resilience.retry import counts_as_failure
 from .routing.catalog import ModelGroup
-from .routing.discovery import DiscoveryRules, DiscoverySource
+from .routing.discovery import DiscoverySource
 from .transport.http import Transport
-from .vram.policy import GatePolicy
-from .vram.probes import MemoryProbe, NVMLProbe, detect_budget_bytes
 
 CONTEXT_BYTES = 512 * 1024 * 1024  # of the engine's process on a GPU, beside weights and cache
 
@@ -269,91 +264,3 @@ def is_local(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def discovery_rules(settings: Settings) -> DiscoveryRules:
-    """Return the rules of discovery."""
-    section = settings.discovery
-    return DiscoveryRules(
-        enabled=section.enabled, ttl_s=section.ttl_s, include=section.include, exclude=section.exclude
-    )
-
-
-def retry_policy(settings: Settings) -> RetryPolicy:
-    """Return the retry policy."""
-    section = settings.resilience.retry
-    return RetryPolicy(
-        enabled=section.enabled,
-        max_retries=section.max_retries,
-        base_delay_s=section.base_delay_s,
-        max_delay_s=section.max_delay_s,
-    )
-
-
-def breaker_policy(settings: Settings) -> BreakerPolicy:
-    """Return the breakers' policy."""
-    section = settings.resilience.circuit_breaker
-    return BreakerPolicy(
-        enabled=section.enabled,
-        failure_threshold=section.failure_threshold,
-        reset_timeout_s=section.reset_timeout_s,
-        half_open_max_attempts=section.half_open_max_attempts,
-        sliding_window_size=section.sliding_window_size,
-    )
-
-
-def timeouts(settings: Settings) -> Timeouts:
-    """Return the clocks."""
-    section = settings.resilience.timeouts
-    return Timeouts(
-        connect_s=section.connect_s,
-        first_token_s=section.first_token_s,
-        first_token_cold_s=section.first_token_cold_s,
-        idle_s=section.idle_s,
-        client_stall_s=section.client_stall_s,
-        total_s=section.total_s,
-    )
-
-
-def concurrency_limits(settings: Settings) -> ConcurrencyLimits:
-    """Return the limits on parallel requests; those of deployments come with the deployments."""
-    return ConcurrencyLimits(
-        {name: section.max_parallel for name, section in settings.backends.items() if section.max_parallel is not None}
-    )
-
-
-def gate_policy(settings: Settings, pinned: frozenset[str]) -> GatePolicy:
-    """Return the gate's policy; `pinned` are deployment ids."""
-    section = settings.vram
-    return GatePolicy(
-        auto_unload=section.auto_unload,
-        unload_strategy=section.unload_strategy,
-        pinned=pinned,
-        default_estimate_bytes=section.default_estimate_bytes,
-        max_wait_s=section.max_wait_s,
-        max_queue=section.max_queue,
-        release_grace_s=section.release_grace_s,
-        fair_after_s=section.fair_after_s,
-        spill_after_s=section.spill_after_s,
-        unknown=section.unknown,
-        unload_threshold_pct=section.unload_threshold_pct,
-        reconcile_ttl_s=section.monitor_interval_s,
-    )
-
-
-def budget_bytes(settings: Settings, probe: MemoryProbe | None = None) -> int | None:
-    """Return how much GPU memory there is to share: declared, else 90 % of what is detected, else None."""
-    section = settings.vram
-    if section.max_total_bytes is not None:
-        return section.max_total_bytes
-    declared = [device.max_bytes for device in section.devices.values() if device.max_bytes is not None]
-    if declared:
-        return sum(declared)
-    unified = section.amd_unified_memory_bytes or section.apple_unified_memory_bytes
-    if unified is not None:
-        return unified * 9 // 10
-    if not section.monitor_enabled or not any(
-        may_be_gated(settings, backend) and backend.type != "openai" for backend in settings.backends.values()
-    ):
-        return None
-    return detect_budget_bytes(probe or NVMLProbe())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import anyio
 
-from .. import assembly
+from .. import assembly, policies
 from ..exceptions import AttemptError, FailureKind, SmartRouterError
 from ..routing.discovery import Listing, build_catalog
 
@@ -63,7 +63,7 @@ async def survey(router: SmartRouter, *, within_s: float) -> Survey:
         settings.aliases,
         assembly.discovery_sources(settings, router.backends, deployer, router.breakers),
         {name: Listing(models=listed.get(name, ())) for name in router.backends},
-        assembly.discovery_rules(settings),
+        policies.discovery_rules(settings),
     )
     return Survey(backends=tuple(reports), catalog=catalog)
 
