@@ -22,6 +22,7 @@ from smartrouter_asgi.testing.ollama import GIB, OOM_ON_LOAD, RUNNER_STOPPED, Fa
 from smartrouter_asgi.transport.httpx_transport import HttpxTransport
 from smartrouter_asgi.types import Operation
 from smartrouter_asgi.wire.call import parse_call
+from smartrouter_asgi.wire.ollama_request import translate_request
 from smartrouter_asgi.wire.stream import PieceKind, Usage
 
 CHAT, THINKER, EMBEDDER = "chat:8b", "thinker:14b", "embedder:latest"
@@ -533,3 +534,22 @@ async def test_it_cannot_tell_whether_it_is_idle(backend: OllamaBackend) -> None
     assert backend.capabilities.can_report_loaded
     assert backend.capabilities.loads_on_demand
     assert not backend.capabilities.can_report_idle
+
+
+async def test_a_call_is_translated_once_for_the_check_and_all_attempts(
+    backend: OllamaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        made.append(args)
+        return translate_request(*args, **kwargs)
+
+    monkeypatch.setattr("smartrouter_asgi.backends.ollama.translate_request", counting)
+    call = parse_call("chat", b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}')
+    one, other = Deployment(backend="b", model="one:latest"), Deployment(backend="b", model="other:latest")
+    backend.check(call, one)
+    backend.prepare(call, one)
+    backend.prepare(call, one)
+    assert len(made) == 1
+    assert b'"other:latest"' in backend.prepare(call, other).body

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import anyio
 
@@ -65,6 +66,7 @@ class OllamaBackend(HTTPBackend):
         self._residencies = {
             self.canonical(model): replace(self._residency, num_ctx=size) for model, size in spec.model_num_ctx.items()
         }
+        self._translated: WeakKeyDictionary[Call, tuple[Deployment, OllamaRequest]] = WeakKeyDictionary()
         self._listed: dict[str, ModelInfo] = {}
         self._shown: dict[tuple[str, str | None], tuple[tuple[str, ...], int | None]] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -191,12 +193,17 @@ class OllamaBackend(HTTPBackend):
         return refine_error(super().classify(status, headers, body), status)
 
     def _translate(self, call: Call, deployment: Deployment) -> OllamaRequest:
-        return translate_request(
-            call,
-            model=deployment.model,
-            residency=self._residency_of(deployment.model),
-            can_think=self._can_think(deployment),
-        )
+        """Translate a call once for `check` and every attempt: an image takes its time to copy."""
+        made = self._translated.get(call)
+        if made is None or made[0] != deployment:
+            asked = translate_request(
+                call,
+                model=deployment.model,
+                residency=self._residency_of(deployment.model),
+                can_think=self._can_think(deployment),
+            )
+            made = self._translated[call] = (deployment, asked)
+        return made[1]
 
     def _residency_of(self, model: str) -> Residency:
         return self._residencies.get(self.canonical(model), self._residency)

@@ -17,7 +17,7 @@ _encoder = msgspec.json.Encoder()
 _QUOTE, _T, _F, _N = b'"tfn'  # a valid JSON value is told by its first byte
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Call:
     """One inference request. `fields` are the body's members, each value raw JSON, a duplicated key already settled.
 
