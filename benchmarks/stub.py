@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from smartrouter_asgi import Capabilities, Deployment, LoadedModel, ModelInfo
+from smartrouter_asgi import BaseBackend, Capabilities, Deployment, LoadedModel, ModelInfo
 from smartrouter_asgi.backends.base import PlainAnswer
 from smartrouter_asgi.wire.call import Call
 from smartrouter_asgi.wire.openai import OpenAIStreamCodec, read_plain
@@ -36,7 +36,7 @@ class StubUpstream:
         """Do nothing: nothing is held."""
 
 
-class StubBackend:
+class StubBackend(BaseBackend):
     """A backend whose models are always loaded; `open` suspends once, as a real one does at least."""
 
     name = "stub"
@@ -44,6 +44,7 @@ class StubBackend:
     capabilities = Capabilities(can_load=True, can_report_loaded=True)
 
     def __init__(self, chunks: int = 0) -> None:
+        super().__init__("stub")
         self._chunks = chunks
 
     async def open(self, call: Call, deployment: Deployment) -> StubUpstream:

@@ -98,8 +98,8 @@ async def test_a_deployment_can_do_what_the_engine_tells(engine: SimulatedOllama
     told = [can[name] for name in ("chat", SEER, EMBEDDER)]
     assert all(isinstance(one, Capabilities) for one in told)
     assert [(c.chat, c.tools, c.vision, c.embeddings, c.thinking, c.insert) for c in told if c is not None] == [
-        (True, True, False, False, False, True),
-        (True, False, True, False, True, False),
+        (True, True, False, True, False, True),
+        (True, False, True, True, True, False),
         (False, False, False, True, False, False),
     ]
     assert {one.context_length for one in told if one is not None} == {8192}
@@ -112,7 +112,6 @@ async def test_a_deployment_can_do_what_the_engine_tells(engine: SimulatedOllama
         ("chat/completions", {"model": PLAIN, "tools": TOOLS}, "tools"),
         ("chat/completions", {"model": PLAIN, "messages": IMAGE}, "messages"),
         ("chat/completions", {"model": EMBEDDER}, "model"),
-        ("embeddings", {"model": PLAIN, "input": "x"}, "model"),
         ("completions", {"model": PLAIN, "prompt": "x", "suffix": "y"}, "suffix"),
         ("completions", {"model": EMBEDDER, "prompt": "x"}, "model"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections import Counter
@@ -12,7 +11,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -29,7 +27,7 @@ from .endpoints.health import BackendHealth, health_routes
 from .endpoints.metrics import Metrics, metrics_routes
 from .endpoints.models import models_routes
 from .events import Observer
-from .exceptions import AttemptError, DrainingError, SmartRouterError
+from .exceptions import DrainingError, SmartRouterError
 from .middleware.errors import ErrorEnvelopeMiddleware
 from .middleware.resilience import ResilienceMiddleware
 from .middleware.resolution import INFERENCE_PATHS, ModelResolutionMiddleware
@@ -39,6 +37,7 @@ from .resilience.breaker import BreakerBoard
 from .resilience.budget import BudgetBoard
 from .routing.balancing import LoadTracker
 from .routing.discovery import Discovery
+from .settling import Settling
 from .transport.httpx_transport import HttpxTransport
 from .types import ASGIApp, Receive, Scope, Send
 from .vram.gate import VRAMGate
@@ -54,9 +53,6 @@ logger = logging.getLogger("smartrouter_asgi")
 
 WARM_UP_WAIT_S = 0.5
 """How long a start waits for the first lists of models; what takes longer goes on beside the requests."""
-
-SETTLE_TIMEOUT_S = 2.0
-"""How long a request waits for an engine to say what it is."""
 
 
 class SmartRouter:
@@ -100,6 +96,7 @@ class SmartRouter:
             rules=policies.discovery_rules(settings),
         )
         self.gate = self._build_gate()
+        self._settling = Settling()
         self._undecided: dict[str, Undecided] = {
             name: backend
             for name, backend in self.backends.items()
@@ -157,6 +154,7 @@ class SmartRouter:
     async def aclose(self) -> None:
         """Let go of everything: tasks and connections. The router can be used again afterwards."""
         await self.discovery.aclose()
+        await self._settling.aclose()
         if self.gate is not None:
             await self.gate.aclose()
         for backend in self.backends.values():
@@ -291,18 +289,23 @@ class SmartRouter:
         return endpoints
 
     async def _settle(self, plan: RoutePlan) -> bool:
-        """Find out what the engines of a plan are, where that is not known yet: it decides whether they are gated."""
-        changed = False
-        for name in {deployment.backend for deployment in plan.candidates} & self._undecided.keys():
-            backend = self._undecided[name]
-            if not backend.is_settled:
-                with contextlib.suppress(AttemptError), anyio.move_on_after(SETTLE_TIMEOUT_S):
-                    await backend.settle()
-                    changed = True
-        if changed:
+        """Find out what the engines of a plan are, where that is not known yet: it decides whether they are gated.
+
+        Only the first candidate is waited for, and not again so soon after it could not be told. True: deployments have
+        changed, whoever it was that found out.
+        """
+        names = dict.fromkeys(d.backend for d in plan.candidates if d.backend in self._undecided)
+        for name in names:
+            self._settling.start(name, self._undecided[name])
+        if plan.candidates[0].backend in names:
+            await self._settling.wait(plan.candidates[0].backend)
+        settled = [name for name in names if self._undecided[name].is_settled]
+        for name in settled:
+            del self._undecided[name]
+        if settled:
             self.discovery.rebuild()
             self._pin()
-        return changed
+        return bool(settled)
 
     def _pin(self) -> None:
         """Tell the gate the ids to pin, once more: an engine may list a model under another name than configured."""

@@ -215,6 +215,8 @@ class _Relay:
                 return  # a sign of life for a connection that is not open yet
             self._held += data
             if kind < PieceKind.CONTENT:
+                if not data:  # the engine is at work, and what it says is kept back on purpose
+                    watchdog.enter("first_token", max(timeouts.idle_s, timeouts.first_token_s))
                 if len(self._held) > MAX_HELD_BYTES:
                     raise FramingError("the engine sent much and said nothing", code="upstream_protocol")
                 return

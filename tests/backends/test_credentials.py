@@ -65,7 +65,7 @@ def test_a_lease_is_released_once():
     assert pool.states(0)[0].in_flight == 0
 
 
-def test_a_resting_key_comes_back_at_its_time_and_a_retired_one_never():
+def test_a_resting_key_comes_back_at_its_time_and_a_retired_one_only_when_none_is_left():
     pool = KeyPool(2)
     assert pool.apply(0, Verdict(5.0), now=0.0)
     assert not pool.apply(0, Verdict(1.0), now=0.0), "no news, and no shorter rest"
@@ -78,7 +78,12 @@ def test_a_resting_key_comes_back_at_its_time_and_a_retired_one_never():
     ]
     assert take(pool, 5.0)[0] == 0
     pool.apply(0, RETIRE, now=5.0)
-    assert (pool.choose(1e9), pool.soonest_s(1e9)) == (None, None)
+    assert (pool.choose(59.9), pool.soonest_s(59.9)) == (None, None)
+    index, _ = take(pool, 60.0)
+    assert index == 1, "the one that was refused longest ago is asked again"
+    assert pool.choose(60.0) is None
+    pool.worked(1)
+    assert take(pool, 60.0)[0] == 1
 
 
 def test_the_only_key_is_always_handed_out_and_forgiven_when_it_works():
@@ -113,9 +118,14 @@ def test_whatever_happens_the_pool_keeps_its_laws(size: int, steps: list[tuple[s
     pool, now = KeyPool(size), 0.0
     leases: list[tuple[int, KeyLease]] = []
     busy, until, retired = [0] * size, [0.0] * size, [False] * size
+    retired_at = [float("-inf")] * size
     for what, n in steps:
         free = [i for i in range(size) if size == 1 or (not retired[i] and until[i] <= now)]
         if what == "take":
+            if not free and all(retired):  # one that was refused long ago is asked again
+                oldest = min(range(size), key=lambda i: retired_at[i])
+                if now - retired_at[oldest] >= 60:
+                    free, retired_at[oldest] = [oldest], now
             chosen = pool.choose(now)
             assert (chosen is None) == (not free)
             if chosen is not None:
@@ -134,6 +144,7 @@ def test_whatever_happens_the_pool_keeps_its_laws(size: int, steps: list[tuple[s
         elif what == "retire":
             pool.apply(n % size, RETIRE, now)
             retired[n % size] = True
+            retired_at[n % size] = now
         elif what == "wait":
             now += n
         assert [state.in_flight for state in pool.states(now)] == busy
@@ -179,7 +190,7 @@ GEMINI = b'{"error": {"message": "You exceeded your current quota", "details": [
         (400, REJECTED, None, b"insufficient_quota", None),
         (500, FailureKind.SERVER, 3.0, b"", None),
         (429, LIMITED, None, b"", Verdict(DEFAULT_REST_S)),
-        (429, LIMITED, 0.0, b"", Verdict(0.0)),
+        (429, LIMITED, 0.0, b"", Verdict(1.0)),
         (429, LIMITED, 7.5, b"slow down", Verdict(7.5)),
         (429, LIMITED, 9e9, b"", Verdict(MAX_REST_S)),
         (429, LIMITED, 1.0, b'{"code": "insufficient_quota"}', Verdict(QUOTA_REST_S, quota=True)),

@@ -188,7 +188,7 @@ async def test_a_401_retires_a_key_for_good_with_one_warning(caplog: pytest.LogC
         assert states(router) == [(1, "retired", 0), (2, "ready", 0)]
         assert other.exchanges == []
     assert asked_with(engine)[-3:] == ["two"] * 3
-    assert caplog.text.count("api key 1 of 2 was refused and is not used again until a restart") == 1
+    assert caplog.text.count("api key 1 of 2 was refused and is not used while another one is left") == 1
 
 
 @pytest.mark.parametrize("fallback", [False, True], ids=["alone", "with a fallback"])

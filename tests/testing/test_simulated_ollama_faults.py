@@ -212,7 +212,7 @@ async def test_endpoints_that_only_tell_fail_when_their_path_is_named(running, p
 async def test_a_stream_may_be_split_anywhere_even_amid_a_character(running, size):
     engine, client = running
     engine.faults.set(Fault(split_bytes=size))
-    text = "日本語 🙂 ü"
+    text = "日本語日本語日本語日本語 🙂 ü"  # a run so long that no cut of seven bytes spares it
     async with client.stream("POST", "/api/chat", json=ask("a", text, **STREAM)) as response:
         parts = [part async for part in response.aiter_raw()]
     assert max(map(len, parts)) <= size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,8 @@ class AutoBackend:
         self._transport = transport
         self._found: Backend | None = None
         self._lock: anyio.Lock | None = None
+        self._failure: AttemptError | None = None
+        self._failed_at = float("-inf")
 
     @property
     def capabilities(self) -> Capabilities:
@@ -59,9 +62,16 @@ class AutoBackend:
         if self._found is None:
             if self._lock is None:
                 self._lock = anyio.Lock()
+            asked_at = time.monotonic()
             async with self._lock:
                 if self._found is None:
-                    self._found = await self._look()
+                    if self._failure is not None and self._failed_at >= asked_at:
+                        raise self._failure  # of the look that was under way: what it saw is true for all who waited
+                    try:
+                        self._found = await self._look()
+                    except AttemptError as exc:
+                        self._failure, self._failed_at = exc, time.monotonic()
+                        raise
         return self._found
 
     async def _look(self) -> Backend:

@@ -1,7 +1,8 @@
 """The keys of one backend: which of them a request takes, and what becomes of one that is refused. Pure; see `tokens`.
 
 A key that is refused, in order:
-1. 401: retired until a restart. A token that can be had anew (environment, callback) rests `RENEWAL_REST_S` instead.
+1. 401: retired; once all are, one of them is asked again every `SECOND_CHANCE_S`. A token that can be had anew
+   (environment, callback) rests `RENEWAL_REST_S` instead.
 2. 403: the same, but only once another key got through with the same request: a 403 may be about the request.
 3. 402, no credit: rests `QUOTA_REST_S`, again only once another key got through: it may be about the request's size.
 4. 429: rests for what the answer asks for, at most `MAX_REST_S`; else `QUOTA_REST_S` when it speaks of a quota that is
@@ -37,9 +38,12 @@ __all__ = [
     "judge",
 ]
 
-DEFAULT_REST_S = 10.0
+DEFAULT_REST_S = 1.0
 """After a 429 that does not say how long. Short: asking too early costs one quick refusal that no client sees, asking
 too late costs a key."""
+MIN_REST_S = 1.0
+SECOND_CHANCE_S = 60.0
+"""How long after their retirement one of the keys is asked again, when all of them are retired."""
 QUOTA_REST_S = 3600.0
 MAX_REST_S = 3600.0
 RENEWAL_REST_S = 60.0
@@ -86,7 +90,7 @@ def judge(status: int, error: AttemptError, body: bytes, *, renewable: bool = Fa
     if rests_for_s is None and (told := _RETRY_DELAY.search(body)):
         rests_for_s = float(told[1])
     if rests_for_s is not None:
-        return Verdict(min(rests_for_s, MAX_REST_S))
+        return Verdict(min(max(rests_for_s, MIN_REST_S), MAX_REST_S))
     return Verdict(QUOTA_REST_S, quota=True) if _QUOTA_TEXT.search(body) else Verdict(DEFAULT_REST_S)
 
 
@@ -102,13 +106,14 @@ class KeyState:
 
 
 class _Key:
-    __slots__ = ("in_flight", "index", "rests_until", "retired")
+    __slots__ = ("in_flight", "index", "rests_until", "retired", "retired_at")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.in_flight = 0
         self.rests_until = float("-inf")
         self.retired = False
+        self.retired_at = float("-inf")
 
 
 class KeyLease:
@@ -150,9 +155,21 @@ class KeyPool:
             if usable and key.index not in without and (best is None or key.in_flight < best.in_flight):
                 best = key
         if best is None:
+            best = self._second_chance(now, without)
+        if best is None:
             return None
         self._next = (best.index + 1) % size
         return best.index, KeyLease(best)
+
+    def _second_chance(self, now: float, without: Collection[int]) -> _Key | None:
+        """Once all keys are retired, ask again with one from time to time: it may have been the server's fault."""
+        if not all(key.retired for key in self._keys):
+            return None
+        key = min((k for k in self._keys if k.index not in without), key=lambda k: k.retired_at, default=None)
+        if key is None or now - key.retired_at < SECOND_CHANCE_S:
+            return None
+        key.retired_at = now
+        return key
 
     def preferred(self, now: float) -> list[int]:
         """Return all keys, the most promising first: for questions that take no turn."""
@@ -163,16 +180,18 @@ class KeyPool:
         key = self._keys[index]
         if verdict.rests_for_s is None:
             news, key.retired = not key.retired, True
+            key.retired_at = now
             return news
         news = not key.retired and key.rests_until <= now
         key.rests_until = max(key.rests_until, now + verdict.rests_for_s)
         return news
 
     def worked(self, index: int) -> None:
-        """Note that a key was accepted: this clears what is noted of an only key, and nothing else."""
+        """Note that a key was accepted: it is not retired any more, and an only key does not rest either."""
+        key = self._keys[index]
+        key.retired = False
         if len(self._keys) == 1:
-            key = self._keys[index]
-            key.retired, key.rests_until = False, float("-inf")
+            key.rests_until = float("-inf")
 
     def soonest_s(self, now: float) -> float | None:
         """Return when the first resting key is back, in seconds from now; None when none rests."""
@@ -226,7 +245,8 @@ class KeyTrial:
         soonest_s = self._pool.soonest_s(now) if len(self._pool) > 1 else None
         for error in self._errors:
             if error.kind is FailureKind.RATE_LIMITED:
-                error.retry_after_s = error.retry_after_s if soonest_s is None else soonest_s
+                if error.retry_after_s is not None and soonest_s is not None:
+                    error.retry_after_s = soonest_s
                 return error
         if self._errors:
             return self._errors[-1]

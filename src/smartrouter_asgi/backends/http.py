@@ -74,7 +74,9 @@ class HTTPBackend(BaseBackend):
         self._transport = transport
         self._clock: Clock = time.monotonic
         self._headers = self.base_headers()
-        self._hidden = tuple(secret.reveal() for secret in (*spec.api_keys, *spec.headers.values()))
+        headers = [value.reveal() for value in spec.headers.values()]
+        words = [word for value in headers for word in value.split()]  # "Basic abc" may be quoted as "abc"
+        self._hidden = (*(key.reveal() for key in spec.api_keys), *headers, *words)
         if credentials is None:
             credentials = [FixedKey(key) for key in dict.fromkeys(spec.api_keys) if key]
         self.credentials = credentials
@@ -244,7 +246,7 @@ class HTTPBackend(BaseBackend):
         size = len(self._pool)
         for index, verdict in news:
             if verdict.rests_for_s is None:
-                rest = " and is not used again until a restart" if size > 1 else ""
+                rest = " and is not used while another one is left" if size > 1 else ""
                 logger.warning("backend '%s': api key %d of %d was refused%s", self.name, index + 1, size, rest)
             elif verdict.quota:
                 told = "backend '%s': api key %d of %d has no quota left"
@@ -257,8 +259,9 @@ class HTTPBackend(BaseBackend):
                 body = await answer.read(MAX_ERROR_BYTES)
         except AttemptError:
             pass
-        error = self.classify(answer.status, answer.headers, body)
-        redact(error, self._secrets)
+        secrets = self._secrets
+        error = self.classify(answer.status, answer.headers, without(body, secrets))
+        redact(error, secrets)
         verdict = judge(answer.status, error, body, renewable=renewable) if keyed else None
         return error if verdict is None else KeyRefusedError(error, verdict, status=answer.status)
 
@@ -279,6 +282,15 @@ class HTTPBackend(BaseBackend):
                 kind=FailureKind.PROTOCOL,
                 code="upstream_protocol",
             )
+
+
+def without(body: bytes, secrets: Sequence[str]) -> bytes:
+    """Take credentials out of what an engine says of an error, before anything of it is cut or changed."""
+    for secret in secrets:
+        found = secret.encode()
+        if found in body:
+            body = body.replace(found, b"[key]")
+    return body
 
 
 class HTTPUpstream:
@@ -311,6 +323,8 @@ class HTTPUpstream:
     async def read(self) -> PlainAnswer:
         """Read the whole answer."""
         body = await self._answer.read(MAX_ANSWER_BYTES)
+        if b'"error"' in body:
+            body = without(body, self._secrets)
         try:
             answer = self._exchange.decode(body)
         except AttemptError as exc:
@@ -326,6 +340,8 @@ class HTTPUpstream:
             raise FramingError("a plain answer was asked for, not a stream", code="upstream_protocol")
         async with aclosing(self._answer.chunks()) as chunks:
             async for data in chunks:
+                if b"error" in data:
+                    data = without(data, self._secrets)
                 try:
                     pieces = codec.feed(data)
                 except FramingError as exc:

@@ -153,7 +153,7 @@ def model_info(entry: dict[str, Any], capabilities: Capabilities) -> ModelInfo:
     """Read one listed object; what is of no known type counts as not told. vLLM and hosts tell the context's length."""
     created, owner = entry.get("created"), entry.get("owned_by")
     length = entry.get("max_model_len") or entry.get("context_length")
-    is_told = isinstance(length, int) and length > 0
+    is_told = isinstance(length, int) and not isinstance(length, bool) and length > 0
     return ModelInfo(
         id=entry["id"],
         created=created if isinstance(created, int) else 0,

@@ -45,7 +45,13 @@ def find_factory(backend_type: str) -> BackendFactory:
     found = entry_points(group=ENTRY_POINT_GROUP)
     for entry in found:
         if entry.name == backend_type:
-            return cast("BackendFactory", entry.load())
+            try:
+                return cast("BackendFactory", entry.load())
+            except Exception as exc:
+                raise ConfigurationError(
+                    f"backend type {backend_type!r} cannot be loaded from its entry point {entry.value!r}: "
+                    f"{type(exc).__name__}: {exc}"
+                ) from exc
     known = [*_BUILT_IN, *found.names]
     near = difflib.get_close_matches(backend_type, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 from ..deployment import LoadedModel, ModelInfo
-from ..exceptions import AttemptError
+from ..exceptions import AttemptError, FailureKind
 from ..transport.http import Transport
 from .base import BackendSpec
 from .openai_compat import NOT_THERE, OpenAICompatBackend
@@ -41,7 +42,8 @@ class VLLMBackend(OpenAICompatBackend):
     async def list_models(self) -> tuple[ModelInfo, ...]:
         """Read `/v1/models`, and find out whether it can sleep."""
         models = await super().list_models()
-        await self.settle()
+        with contextlib.suppress(AttemptError):  # its list is good, whatever it says of sleeping
+            await self.settle()
         if not self.capabilities.can_load:
             return models
         return tuple(dataclasses.replace(model, digest=self.name) for model in models)
@@ -84,9 +86,9 @@ class VLLMBackend(OpenAICompatBackend):
         try:
             told = await self.call_json("GET", "/is_sleeping")
         except AttemptError as exc:
-            if exc.kind not in NOT_THERE:
+            if exc.kind not in (*NOT_THERE, FailureKind.AUTH, FailureKind.PROTOCOL):
                 raise
-            told = None
+            told = None  # a proxy before it, perhaps, that lets the API through and nothing else
         asleep = told.get("is_sleeping") if isinstance(told, dict) else None
         return asleep if isinstance(asleep, bool) else None
 

@@ -44,7 +44,7 @@ def capable(told: tuple[str, ...], context_length: int | None, *, engine: Capabi
         engine,
         chat="completion" in told,
         completions="completion" in told,
-        embeddings="embedding" in told,
+        embeddings=True,  # Ollama embeds with any model; one that cannot says so itself
         tools="tools" in told,
         vision="vision" in told,
         insert="insert" in told,

@@ -140,7 +140,7 @@ def classify_error(backend: str, status: int, found: ErrorBody, *, retry_after_s
     """Turn an engine's error into the failure it means; `status` is what HTTP said, or would have said."""
     message = scrub(found.message)
     marks = f"{found.type} {found.code} {found.message}"
-    if status in (401, 403) and not _FILTER.search(marks):
+    if status in (401, 403) and not _FILTER.search(marks) and not (status == 403 and _NO_MODEL.search(marks)):
         return AttemptError(
             f"backend '{backend}' refused the gateway's key: check its api key in the configuration",
             kind=FailureKind.AUTH,
@@ -167,7 +167,7 @@ def classify_error(backend: str, status: int, found: ErrorBody, *, retry_after_s
         return _rejected(message, 400, "context_length_exceeded", found)
     if status < 500 and _FILTER.search(marks):
         return _rejected(message, 400, "content_filter", found)
-    if status == 404 and (_NO_MODEL.search(marks) or found.code == "model_not_found"):
+    if status in (403, 404) and (_NO_MODEL.search(marks) or found.code == "model_not_found"):
         return AttemptError(
             message,
             kind=FailureKind.MODEL_MISSING,
