@@ -9,8 +9,8 @@ from ..deployment import Capabilities
 from ..exceptions import RequestError, UnsupportedParameterError
 from ..wire.call import Call
 
-CHARACTERS_PER_TOKEN = 8
-"""More than any tokenizer makes of ordinary text: a prompt that is too long by this measure is so by any other."""
+CHARACTERS_PER_TOKEN = 16
+"""More than tokenizers make of text, long runs of blanks included: what is too long by this measure is so by any."""
 
 _PROMPTS = {"chat": "messages", "completions": "prompt"}
 _NOTHING = (b"null", b"[]", b"{}", b'""')
