@@ -214,6 +214,9 @@ class FailureKind(Enum):
     UNSUPPORTED = "unsupported"  # this engine cannot honour a field; another might
     ADMISSION = "admission"  # the gate's word
     BREAKER_OPEN = "breaker_open"
+    COOLING = "cooling"  # the deployment asked for a pause (429) that is not over; nobody was asked
+    RESTING = "resting"  # its model failed lately and is left alone for a while; nobody was asked
+    LOCAL = "local"  # the gateway itself could not ask: no file descriptors, no memory
 
 
 class AttemptError(SmartRouterError):

@@ -27,10 +27,18 @@ if TYPE_CHECKING:
 
 GiveUpReason: TypeAlias = Literal["rejected", "deadline", "max_retries", "exhausted"]
 
-NEVER_REACHED = frozenset({FailureKind.UNSUPPORTED, FailureKind.ADMISSION, FailureKind.BREAKER_OPEN})
+_PAUSED = frozenset({FailureKind.COOLING, FailureKind.LOCAL})
+"""Nobody was asked, and one may come back: after the pause it asked for, or when the gateway has room again."""
+
+NEVER_REACHED = _PAUSED | {
+    FailureKind.UNSUPPORTED,
+    FailureKind.ADMISSION,
+    FailureKind.BREAKER_OPEN,
+    FailureKind.RESTING,
+}
 """Failures of attempts that no engine ever saw: they use up neither retries nor budget."""
 
-_FINAL = NEVER_REACHED | {
+_FINAL = (NEVER_REACHED - _PAUSED) | {
     FailureKind.PROTOCOL,
     FailureKind.AUTH,
     FailureKind.MODEL_MISSING,
