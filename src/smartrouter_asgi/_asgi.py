@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from ._watch import run_watched
 from .events import Observer, RequestFinished
 from .exceptions import BodyTimeoutError, BodyTooLargeError, SmartRouterError
 from .state import SCOPE_KEY, RequestState, find_state
@@ -113,33 +114,13 @@ async def with_body(
 
     Raises `BodyTooLargeError` (413) without reading the rest, `BodyTimeoutError` (408).
     """
-    loop = asyncio.get_running_loop()
-    late = False
-
-    with anyio.CancelScope() as cancel_scope:
-
-        def too_late() -> None:
-            nonlocal late
-            late = True
-            cancel_scope.cancel()
-
-        timer = loop.call_later(limits.timeout_s, too_late)
-        try:
-            body = await read_body(scope, receive, limits.max_bytes)
-        finally:
-            timer.cancel()
-        if body is None:
-            state.disconnected = True
-            state.outcome = "client_disconnected"
-            return
-        state.body = body
-        watcher = loop.create_task(_watch(receive, state, cancel_scope))
-        try:
-            await app(scope, ReplayReceive(body, state), send)
-        finally:
-            watcher.cancel()
-    if late:
-        raise BodyTimeoutError(f"the request body did not arrive within {limits.timeout_s:g} s")
+    body = await _read_in_time(scope, receive, limits)
+    if body is None:
+        state.disconnected = True
+        state.outcome = "client_disconnected"
+        return
+    state.body = body
+    await run_watched(app, scope, ReplayReceive(body, state), send, receive=receive, state=state)
     if state.disconnected:
         state.outcome = "client_disconnected"
 
@@ -212,23 +193,23 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | N
         parts.append(part)
 
 
-async def _watch(receive: Receive, state: RequestState, cancel_scope: anyio.CancelScope) -> None:
-    """Wait for the client to leave and cancel what runs for it. A complete answer is not a client that left.
+async def _read_in_time(scope: Scope, receive: Receive, limits: BodyLimits) -> bytes | None:
+    """Read the whole body; None when the client left. Raises `BodyTooLargeError` (413), `BodyTimeoutError` (408)."""
+    late = False
 
-    After the body only a disconnect may come. A `receive` that gives anything else, or raises, would do so again and
-    again without ever waiting: it is not asked any more, and the client counts as present.
-    """
-    try:
-        message = await receive()
-    except Exception:
-        logger.debug("request %s: receive failed, so a disconnect cannot be seen", state.request_id, exc_info=True)
-        return
-    if message["type"] != "http.disconnect":
-        return
-    state.gone.set()
-    if not state.complete:
-        state.disconnected = True
-        cancel_scope.cancel()
+    with anyio.CancelScope() as cancel_scope:
+
+        def too_late() -> None:
+            nonlocal late
+            late = True
+            cancel_scope.cancel()
+
+        timer = asyncio.get_running_loop().call_later(limits.timeout_s, too_late)
+        try:
+            return await read_body(scope, receive, limits.max_bytes)
+        finally:
+            timer.cancel()
+    raise BodyTimeoutError(f"the request body did not arrive within {limits.timeout_s:g} s")
 
 
 async def _send_error(send: Send, exc: SmartRouterError, encoder: ErrorEncoder, *, head: bool) -> None:
