@@ -36,6 +36,37 @@ def test_time_refills_the_reserve_and_no_more() -> None:
     assert drain(budget, 1000.0) == 10
 
 
+def test_traffic_is_not_refilled_by_time_as_well() -> None:
+    """Thirty seconds of a dead backend at 100 requests/s: 1.2 x requests + reserve, and nothing for the time."""
+    budget, sent, retries, now = RetryBudget(), 0, 0, 0.0
+    for _ in range(3000):
+        now += 0.01
+        budget.deposit(now)
+        sent += 1
+        retries += sum(budget.withdraw(now) for _ in range(3))
+    assert retries <= 0.2 * sent + 10
+    assert retries >= 0.2 * sent
+
+
+def test_a_quiet_router_may_retry_once_a_second_all_the_same() -> None:
+    """One request every ten seconds earns little; the floor lets it retry."""
+    budget, now = RetryBudget(reserve=10, refill_per_s=1), 0.0
+    drain(budget)
+    for _ in range(20):
+        now += 10.0
+        budget.deposit(now)
+        assert sum(budget.withdraw(now) for _ in range(3)) == 3
+
+
+def test_soon_after_the_traffic_time_refills_again() -> None:
+    budget = RetryBudget(reserve=10, refill_per_s=1)
+    for _ in range(10_000):
+        budget.deposit(0.0)
+    drain(budget)
+    assert drain(budget, 10.0) == 0, "earned before it was due"
+    assert drain(budget, 15.0) == 5
+
+
 def test_time_takes_nothing_earned_away() -> None:
     budget = RetryBudget(ratio=0.5, reserve=2)
     for _ in range(10):

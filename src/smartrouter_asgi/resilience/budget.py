@@ -11,12 +11,13 @@ _ONE = 1 - 1e-9
 
 
 class RetryBudget:
-    """Grants at most `ratio` x deposits + `reserve` + `refill_per_s` x elapsed retries, over any stretch of time.
+    """Grants at most `ratio` x deposits + `reserve` retries while there is traffic, over any stretch of time.
 
-    Deposits pile up to `earned_max` tokens above the reserve; time refills the reserve only.
+    Deposits pile up to `earned_max` tokens above the reserve. Time refills the reserve only, and only as far as
+    deposits have not: `refill_per_s` is what a quiet router may do at least, not something that busy ones get on top.
     """
 
-    __slots__ = ("_earned_max", "_ratio", "_refill_per_s", "_reserve", "_seen", "_tokens")
+    __slots__ = ("_ahead", "_earned_max", "_ratio", "_refill_per_s", "_reserve", "_seen", "_tokens")
 
     def __init__(
         self, *, ratio: float = 0.2, reserve: float = 10.0, refill_per_s: float = 1.0, earned_max: float = 100.0
@@ -29,6 +30,8 @@ class RetryBudget:
         self._earned_max = earned_max
         self._tokens = reserve
         self._seen: float | None = None
+        self._ahead = 0.0
+        """Tokens that deposits have earned lately, and that time does not grant once more; at most the reserve."""
 
     def tokens(self, now: float) -> float:
         """How many retries it would grant now."""
@@ -39,6 +42,7 @@ class RetryBudget:
         """Take note of one request; a client's own retry earns nothing and is not deposited."""
         self._refill(now)
         self._tokens = min(self._reserve + self._earned_max, self._tokens + self._ratio)
+        self._ahead = min(self._reserve, self._ahead + self._ratio)
 
     def withdraw(self, now: float) -> bool:
         """Pay for one retry, or return False and take nothing."""
@@ -49,10 +53,16 @@ class RetryBudget:
         return True
 
     def _refill(self, now: float) -> None:
-        if self._seen is not None and now > self._seen and self._tokens < self._reserve:
-            self._tokens = min(self._reserve, self._tokens + (now - self._seen) * self._refill_per_s)
-        if self._seen is None or now > self._seen:
+        seen = self._seen
+        if seen is None:
             self._seen = now
+        elif now > seen:
+            self._seen = now
+            due = (now - seen) * self._refill_per_s
+            earned = min(due, self._ahead)
+            self._ahead -= earned
+            if self._tokens < self._reserve:
+                self._tokens = min(self._reserve, self._tokens + due - earned)
 
 
 class BudgetBoard:
