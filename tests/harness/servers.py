@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -94,28 +95,48 @@ Script = Callable[[Exchange], Awaitable[None]]
 
 
 class RawServer:
-    """A server of scripted bytes: each request is handed to `script`, connections are kept alive between them."""
+    """A server of scripted bytes: each request is handed to `script`, connections are kept alive between them.
 
-    def __init__(self, script: Script) -> None:
+    `greet` gets each new connection before anything of a request is read, as an exchange without one; a connection it
+    closes brings no request. `tls` is for servers that speak it. With `reads_body` off the script gets a request whose
+    body is still on its way.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        *,
+        greet: Script | None = None,
+        tls: ssl.SSLContext | None = None,
+        reads_body: bool = True,
+    ) -> None:
         self.script = script
+        self.greet = greet
         self.exchanges: list[Exchange] = []
+        self.connections = 0
+        """How many have ever come."""
         self.open_connections = 0
+        self.busy = 0
+        """Requests under way: begun and not answered, or not to the end."""
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self._tls = tls
+        self._reads_body = reads_body
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Condition()
         self.base_url = ""
 
     async def __aenter__(self) -> RawServer:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.base_url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        scheme = "http" if self._tls is None else "https"
+        self.base_url = f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         assert self._server is not None
         self._server.close()
-        for task in list(self._tasks):
+        for task in list(self.tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
         await self._server.wait_closed()
 
     async def seen(self, count: int) -> Exchange:
@@ -131,22 +152,30 @@ class RawServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self.tasks.add(task)
+        self.connections += 1
         self.open_connections += 1
         try:
-            while True:
+            if self.greet is not None:
+                await self.greet(Exchange(b"", b"", reader, writer))
+            while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
-                exchange = Exchange(head, b"", reader, writer)
-                exchange.body = await reader.readexactly(int(exchange.header("content-length") or 0))
-                async with self._changed:
-                    self.exchanges.append(exchange)
-                    self._changed.notify_all()
-                await self.script(exchange)
-                if writer.is_closing():
-                    return
+                await self._answer(Exchange(head, b"", reader, writer))
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             return  # ends here, quietly: asyncio would print the traceback of a cancelled connection
         finally:
             self.open_connections -= 1
-            self._tasks.discard(task)
+            self.tasks.discard(task)
             writer.close()
+
+    async def _answer(self, exchange: Exchange) -> None:
+        self.busy += 1
+        try:
+            if self._reads_body:
+                exchange.body = await exchange.reader.readexactly(int(exchange.header("content-length") or 0))
+            async with self._changed:
+                self.exchanges.append(exchange)
+                self._changed.notify_all()
+            await self.script(exchange)
+        finally:
+            self.busy -= 1
