@@ -25,9 +25,10 @@ from smartrouter_asgi.resilience import (
 
 K = FailureKind
 POLICY = RetryPolicy(max_retries=3, base_delay_s=1.0, max_delay_s=8.0, retry_after_cap_s=30.0)
-FINAL = [K.PROTOCOL, K.AUTH, K.MODEL_MISSING, K.MODEL_FAILED, K.UNSUPPORTED, K.ADMISSION, K.BREAKER_OPEN]
+FINAL = [K.PROTOCOL, K.AUTH, K.MODEL_MISSING, K.MODEL_FAILED, K.UNSUPPORTED, K.ADMISSION, K.BREAKER_OPEN, K.RESTING]
 SILENT = [K.FIRST_TOKEN_TIMEOUT, K.RESET]
 COMES_BACK = [K.CONNECT, K.SERVER, K.RATE_LIMITED]
+PAUSED = [K.COOLING, K.LOCAL]
 
 
 def f(candidate: int, kind: K, at: float = 100.0, retry_after_s: float | None = None) -> Failure:
@@ -121,8 +122,9 @@ def test_extra_attempts_are_counted_over_all_candidates() -> None:
 
 def test_skipped_candidates_use_up_nothing() -> None:
     skipped = [f(index, kind) for index, kind in enumerate(sorted(NEVER_REACHED, key=str) * 3)]
-    assert after(*skipped, candidates=10) == TryNow(9, costs_budget=False)
-    assert after(*skipped, f(9, K.SERVER), candidates=11) == TryNow(10, costs_budget=True)
+    count = len(skipped)
+    assert after(*skipped, candidates=count + 1) == TryNow(count, costs_budget=False)
+    assert after(*skipped, f(count, K.SERVER), candidates=count + 2) == TryNow(count + 1, costs_budget=True)
 
 
 @pytest.mark.parametrize("kind", list(K))
@@ -133,6 +135,27 @@ def test_switched_off_still_moves_past_skipped_candidates(kind: K) -> None:
         assert decision == TryNow(1, costs_budget=False)
     else:
         assert isinstance(decision, GiveUp)
+
+
+@pytest.mark.parametrize("kind", PAUSED)
+def test_who_could_not_be_asked_is_come_back_to_for_free_but_not_for_ever(kind: K) -> None:
+    again = after(f(0, kind, at=0.0, retry_after_s=2.0), now=0.0)
+    assert again == Wait(0, 2.1, costs_budget=False)
+    assert isinstance(after(*[f(0, kind)] * 3), Wait)
+    assert after(*[f(0, kind)] * 4) == GiveUp("exhausted")
+    assert after(*[f(0, kind)] * 4, candidates=2) == TryNow(1, costs_budget=False)
+
+
+def test_a_pause_longer_than_the_cap_is_not_waited_for() -> None:
+    assert after(f(0, K.COOLING, retry_after_s=31.0)) == GiveUp("exhausted")
+    assert after(f(0, K.COOLING, retry_after_s=31.0), candidates=2) == TryNow(1, costs_budget=False)
+
+
+def test_what_two_engines_died_of_is_given_to_no_third() -> None:
+    assert after(f(0, K.RESET), candidates=3) == TryNow(1, costs_budget=True)
+    assert after(f(0, K.RESET), f(1, K.RESET), candidates=3) == GiveUp("exhausted")
+    assert after(f(0, K.RESET), f(0, K.RESET), candidates=2, idle=frozenset({0})) == GiveUp("exhausted")
+    assert after(f(0, K.RESET), f(1, K.SERVER), candidates=3) == TryNow(2, costs_budget=True)
 
 
 def test_never_waits_past_the_deadline() -> None:
@@ -204,7 +227,9 @@ def test_laws_hold_over_any_history(
     start = now + decision.delay_s if isinstance(decision, Wait) else now
     assert start < deadline
     assert not isinstance(decision, Wait) or decision.delay_s > 0
-    assert K.REJECTED not in {failure.kind for failure in failures}
+    kinds = [failure.kind for failure in failures]
+    assert K.REJECTED not in kinds
+    assert kinds.count(K.RESET) < 2 or failures[-1].kind is K.STALE
     own = [failure for failure in failures if failure.candidate == decision.candidate]
     assert not {failure.kind for failure in own} & set(FINAL)
     if own:
@@ -263,6 +288,12 @@ def error(kind: K, message: str = "", retry_after_s: float | None = None) -> Att
         ([K.CONNECT, K.BREAKER_OPEN, K.ADMISSION, K.UNSUPPORTED], 0),
         ([K.SERVER, K.BREAKER_OPEN], 0),
         ([K.ADMISSION, K.BREAKER_OPEN], 0),
+        ([K.SERVER, K.COOLING], 0),
+        ([K.CONNECT, K.RESTING], 0),
+        ([K.RESTING, K.BREAKER_OPEN], 0),
+        ([K.COOLING, K.ADMISSION], 1),
+        ([K.LOCAL, K.BREAKER_OPEN], 0),
+        ([K.SERVER, K.LOCAL], 0),
         ([K.UNSUPPORTED, K.BREAKER_OPEN], 1),
         ([K.ADMISSION, K.UNSUPPORTED], 0),
         ([K.UNSUPPORTED, K.UNSUPPORTED], 1),

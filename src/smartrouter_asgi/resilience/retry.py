@@ -5,10 +5,12 @@
 2. the deadline has passed: give up.
 3. the extra attempts are used up: give up. Failures that never reached an engine use up none.
 4. a reused connection died (STALE): the same candidate at once, one time.
-5. an untried candidate: at once, in the order of the plan.
-6. a candidate one may come back to: the soonest of them, after its delay.
-   Never before its Retry-After, which may be at most `retry_after_cap_s`; never past the deadline.
-7. nothing left: give up.
+5. two engines have died over the request (RESET): it may be what kills them, so nobody else is given it.
+6. an untried candidate: at once, in the order of the plan.
+7. a candidate one may come back to: the soonest of them, after its delay.
+   Never before its Retry-After, which may be at most `retry_after_cap_s`; never past the deadline; and not for ever:
+   a candidate that could not be asked (COOLING, LOCAL) is come back to as often as there are extra attempts.
+8. nothing left: give up.
 """
 
 from __future__ import annotations
@@ -46,9 +48,10 @@ _FINAL = (NEVER_REACHED - _PAUSED) | {
     FailureKind.REJECTED,
 }
 _ENGINE_MAY_BE_BUSY = frozenset({FailureKind.FIRST_TOKEN_TIMEOUT, FailureKind.RESET})
-_SAYS_LITTLE = frozenset({FailureKind.CONNECT, FailureKind.STALE, FailureKind.MODEL_MISSING})
+_SAYS_LITTLE = frozenset({FailureKind.CONNECT, FailureKind.STALE, FailureKind.LOCAL, FailureKind.MODEL_MISSING})
 """Nothing was heard, or only that another place has not got the model: any other failure says more."""
 
+_NOT_NOW = frozenset({FailureKind.ADMISSION, FailureKind.COOLING, FailureKind.RESTING})
 _BREAKER_TIER = 4
 _BREAKER_FAILURES = _ENGINE_MAY_BE_BUSY | {FailureKind.CONNECT, FailureKind.SERVER, FailureKind.PROTOCOL}
 
@@ -135,7 +138,8 @@ def decide(
     if now >= deadline:
         return GiveUp("deadline")
     reached = sum(failure.kind not in NEVER_REACHED for failure in failures)
-    if reached > (policy.max_retries if policy.enabled else 0):
+    extra = policy.max_retries if policy.enabled else 0
+    if reached > extra:
         return GiveUp("max_retries")
     costs_budget = reached > 0
     by_candidate: list[list[Failure]] = [[] for _ in range(candidates)]
@@ -145,11 +149,13 @@ def decide(
     ready = {
         index: _ready_at(own, policy, random)
         for index, own in enumerate(by_candidate)
-        if own and not _is_out(own, policy, idle=index in idle)
+        if own and not _is_out(own, policy, extra, idle=index in idle)
     }
     last = failures[-1].candidate if failures else 0
     if last in ready and _is_first_stale(by_candidate[last]) and _not_before(by_candidate[last]) <= now:
         return TryNow(last, costs_budget)
+    if sum(failure.kind is FailureKind.RESET for failure in failures) > 1:
+        return GiveUp("exhausted")
     for index, own in enumerate(by_candidate):
         if not own:
             return TryNow(index, costs_budget)
@@ -165,8 +171,9 @@ def decide(
 def most_telling(errors: Sequence[AttemptError]) -> AttemptError:
     """Return the failure an exhausted route answers with; `errors` in the order they happened, at least one.
 
-    1. the last one of an engine that was reached; 2. the last that found nobody there; 3. the gate's last word;
-    4. of open breakers the one that closes soonest; 5. the last UNSUPPORTED, which only wins alone.
+    1. the last one of an engine that was reached; 2. the last that found nobody there, or could not go there; 3. the
+    last word of the gate, or of a deployment that rests; 4. of open breakers the one that closes soonest; 5. the last
+    UNSUPPORTED, which only wins alone.
     """
     tiers: dict[int, AttemptError] = {}
     for error in errors:
@@ -182,7 +189,7 @@ def _tier(kind: FailureKind) -> int:
         return 5
     if kind is FailureKind.BREAKER_OPEN:
         return _BREAKER_TIER
-    if kind is FailureKind.ADMISSION:
+    if kind in _NOT_NOW:
         return 3
     return 2 if kind in _SAYS_LITTLE else 1
 
@@ -193,7 +200,9 @@ def _pause_s(failure: Failure) -> float:
     return asked if asked is not None and asked > 0 else 0.0
 
 
-def _is_out(own: Sequence[Failure], policy: RetryPolicy, *, idle: bool) -> bool:
+def _is_out(own: Sequence[Failure], policy: RetryPolicy, extra: int, *, idle: bool) -> bool:
+    if sum(failure.kind in _PAUSED for failure in own) > extra:
+        return True
     if any(failure.kind in _FINAL or _pause_s(failure) > policy.retry_after_cap_s for failure in own):
         return True
     return own[-1].kind in _ENGINE_MAY_BE_BUSY and not idle
