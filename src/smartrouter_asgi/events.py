@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from .exceptions import FailureKind
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFinished:
@@ -17,6 +19,8 @@ class AttemptFinished:
     outcome: str
     duration_s: float
     first_token_s: float | None = None
+    kind: FailureKind | None = None
+    """Why it failed. The code does not tell: a refusal of a deployment at rest repeats its last error's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

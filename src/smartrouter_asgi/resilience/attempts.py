@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import anyio
 
@@ -17,77 +17,26 @@ from ..exceptions import (
     AttemptError,
     AttemptRecord,
     BreakerOpenError,
+    DeadlineExceededError,
     FailureKind,
     RouteExhaustedError,
     SmartRouterError,
     UnsupportedParameterError,
 )
 from ..types import Clock, Random
-from .breaker import BreakerBoard, CircuitBreaker, Permit
+from .attempt import Attempt, Held, let_go
+from .breaker import BreakerBoard
 from .budget import BudgetBoard
-from .retry import NEVER_REACHED, Failure, GiveUp, RetryPolicy, TryNow, counts_as_failure, decide, most_telling
+from .hedging import Entry, Hedging, Race
+from .rest import RestBoard
+from .retry import NEVER_REACHED, Failure, GiveUp, RetryPolicy, TryNow, Wait, decide, most_telling
 
 IDLE_QUESTION_S = 1.0
 
 logger = logging.getLogger("smartrouter_asgi")
 
-
-class Held(Protocol):
-    """A lease on GPU memory, as an attempt sees it."""
-
-    def release(self) -> None:
-        """Give it back: the engine has stopped working."""
-
-    def drain(self) -> None:
-        """Give it back once the engine has stopped working, which it perhaps has not yet."""
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Attempt:
-    """One dispatch to one deployment, numbered from 1. The permit is taken late and settled exactly once."""
-
-    number: int
-    deployment: Deployment
-    operation: str = "chat"
-    started: float = 0.0
-    breaker: CircuitBreaker | None = None
-    permit: Permit | None = None
-    lease: Held | None = None
-    keeps_lease: bool = False
-    """The attempt loop is in charge of the lease after a failure, so that a retry costs no reload."""
-    first_token_s: float | None = None
-
-    def start(self) -> None:
-        """Take the permit, right before the engine is asked. Raises `BreakerOpenError`. Harmless when taken already."""
-        if self.permit is None and self.breaker is not None:
-            self.permit = self.breaker.acquire()
-
-    def succeed(self) -> None:
-        """Settle the permit: the engine has answered, or begun to."""
-        if self.permit is not None:
-            self.permit.success()
-
-    def fail(self, kind: FailureKind) -> None:
-        """Settle the permit by what the failure says about the backend."""
-        if self.permit is not None:
-            if counts_as_failure(kind):
-                self.permit.failure()
-            else:
-                self.permit.release()
-
-    def cancel(self) -> None:
-        """Settle the permit as if nothing had happened."""
-        if self.permit is not None:
-            self.permit.release()
-
-    def stream_ended(self, *, failed: bool) -> None:
-        """Record how a committed stream ended, apart from how it began."""
-        if self.permit is not None:
-            self.permit.late_outcome(failed)
-
-    def upstream_ended(self, *, busy: bool = False) -> None:
-        """Say that the exchange is over: the lease need not wait for a slow reader, only for a `busy` engine."""
-        let_go(self.lease, busy=busy)
+Call: TypeAlias = Callable[[Attempt], Awaitable[None]]
+"""Makes one attempt; returns once the answer is complete, raises `AttemptError` when it failed before commit."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -100,6 +49,8 @@ class AttemptLoop:
     clock: Clock
     random: Random
     sleep: Callable[[float], Awaitable[None]]
+    rests: RestBoard = field(default_factory=RestBoard)
+    hedging: Hedging | None = None
     idle: Callable[[Deployment], Awaitable[bool | None]] | None = None
     """Asks whether an engine is idle again, so that it may be asked again after it went silent."""
     observer: Observer | None = None
@@ -107,7 +58,7 @@ class AttemptLoop:
     async def run(
         self,
         candidates: Sequence[Deployment],
-        call: Callable[[Attempt], Awaitable[None]],
+        call: Call,
         *,
         operation: str,
         deadline: float = math.inf,
@@ -115,140 +66,283 @@ class AttemptLoop:
         client_retry: bool = False,
         begin: bool = False,
         before: int = 0,
+        fingerprint: Callable[[], int] = lambda: 0,
     ) -> None:
         """Call `call` with attempts until one returns.
 
         `before` counts the attempts that the request has made already. `begin` takes the permit before the call, for
-        inner apps that know nothing of attempts. Raises the error to answer with: `RouteExhaustedError` once engines
-        were asked in vain, else the one failure that says it all. After commit every error passes as it is.
-        Cancellation settles the permit as neutral.
+        inner apps that know nothing of attempts. `fingerprint` tells one request from another. Raises the error to
+        answer with: `RouteExhaustedError` once engines were asked in vain or the deadline has passed, else the one
+        failure that says it all. After commit every error passes as it is. Cancellation settles the permit as neutral.
         """
+        if not client_retry:
+            self.budgets.deposit(candidates[0].backend, self.clock())
         policy = self.policy
         if before:  # what the request has used up already on candidates that refused it
             policy = replace(policy, max_retries=max(0, policy.max_retries - before))
-        failures: list[Failure] = []
-        errors: list[AttemptError] = []
-        records: list[AttemptRecord] = []
+        route = _Route(
+            loop=self,
+            policy=policy,
+            candidates=candidates,
+            call=call,
+            operation=operation,
+            deadline=deadline,
+            committed=committed,
+            begin=begin,
+            made=before,
+            fingerprint=fingerprint,
+        )
+        try:
+            await route.run()
+        except DeadlineExceededError as exc:
+            if committed():
+                raise
+            raise RouteExhaustedError(exc, tuple(route.records)) from exc
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Route:
+    """One request on its way through its candidates."""
+
+    loop: AttemptLoop
+    policy: RetryPolicy
+    candidates: Sequence[Deployment]
+    call: Call
+    operation: str
+    deadline: float
+    committed: Callable[[], bool]
+    begin: bool
+    made: int
+    """How many attempts there have been."""
+    fingerprint: Callable[[], int]
+    failures: list[Failure] = field(default_factory=list)
+    errors: list[AttemptError] = field(default_factory=list)
+    records: list[AttemptRecord] = field(default_factory=list)
+
+    async def run(self) -> None:
         index, lease = 0, None
-        if not client_retry:
-            self.budgets.deposit(candidates[0].backend, self.clock())
         while True:
-            attempt = self._attempt(before + len(records) + 1, candidates[index], operation, lease)
+            attempt = self._attempt(index, lease)
             try:
-                error = await self._once(attempt, call, committed, begin=begin)
+                error = await self._make(index, attempt)
             except BaseException:
                 let_go(attempt.lease, busy=False)  # unless the gate has let go of it already
                 raise
             if error is None:
                 return
-            now = self.clock()
-            errors.append(error)
-            failures.append(Failure(candidate=index, kind=error.kind, retry_after_s=error.retry_after_s, at=now))
-            records.append(_record(attempt, error, now))
             lease, idle = attempt.lease, False
             try:
-                if len({failure.candidate for failure in failures}) == len(candidates):
-                    idle = await self._idle(attempt, error, deadline)
-                now = self.clock()
-                decision = decide(
-                    policy=policy,
-                    failures=failures,
-                    candidates=len(candidates),
-                    now=now,
-                    deadline=deadline,
-                    random=self.random,
-                    idle=frozenset({index}) if idle else frozenset(),
-                )
-                if isinstance(decision, GiveUp) or (
-                    decision.costs_budget and not self.budgets.withdraw(candidates[decision.candidate].backend, now)
-                ):
-                    raise _final(errors, records) from error
+                if len({failure.candidate for failure in self.failures}) == len(self.candidates):
+                    idle = await self._idle(attempt, error)
+                decision = self._decide(frozenset({index}) if idle else frozenset())
                 if decision.candidate != index:
                     let_go(lease, busy=error.engine_busy)
                     lease = None
                 index = decision.candidate
                 if not isinstance(decision, TryNow):
-                    await self.sleep(decision.delay_s)
+                    await self.loop.sleep(decision.delay_s)
             except BaseException:
                 let_go(lease, busy=error.engine_busy and not idle)
                 raise
 
-    def _attempt(self, number: int, deployment: Deployment, operation: str, lease: Held | None) -> Attempt:
+    def _decide(self, idle: frozenset[int]) -> TryNow | Wait:
+        """Say what to try next and pay for it; raises the error to answer with when there is nothing."""
+        loop = self.loop
+        now = loop.clock()
+        decision = decide(
+            policy=self.policy,
+            failures=self.failures,
+            candidates=len(self.candidates),
+            now=now,
+            deadline=self.deadline,
+            random=loop.random,
+            idle=idle,
+        )
+        if isinstance(decision, GiveUp) or (
+            decision.costs_budget and not loop.budgets.withdraw(self.candidates[decision.candidate].backend, now)
+        ):
+            raise _final(self.errors, self.records) from self.errors[-1]
+        return decision
+
+    def _attempt(self, index: int, lease: Held | None) -> Attempt:
+        deployment = self.candidates[index]
+        self.made += 1
         return Attempt(
-            number=number,
+            number=self.made,
             deployment=deployment,
-            operation=operation,
-            started=self.clock(),
-            breaker=self.breakers.get(deployment.backend, operation),
+            operation=self.operation,
+            started=self.loop.clock(),
+            breaker=self.loop.breakers.get(deployment.backend, self.operation),
             lease=lease,
             keeps_lease=True,
         )
 
-    async def _once(
-        self,
-        attempt: Attempt,
-        call: Callable[[Attempt], Awaitable[None]],
-        committed: Callable[[], bool],
-        *,
-        begin: bool,
-    ) -> AttemptError | None:
+    # -- one attempt
+
+    async def _make(self, index: int, attempt: Attempt) -> AttemptError | None:
+        """Make an attempt, with a hedge beside it where one is due; return its failure, None once it is answered."""
+        hedging = self.loop.hedging
+        if hedging is not None and self.operation == "stream" and not self.begin and len(self.candidates) > 1:
+            after_s = hedging.after_s(attempt.deployment)
+            if after_s is not None:
+                return await self._race(index, attempt, hedging, after_s)
+        return await self._once(index, attempt)
+
+    async def _once(self, index: int, attempt: Attempt) -> AttemptError | None:
         """Make one attempt; return its failure, None when it succeeded, or raise what nobody may retry."""
         outcome = "cancelled"
         try:
-            breaker = attempt.breaker
-            wait_s = breaker.peek() if breaker is not None else None
-            if wait_s is not None:
-                raise BreakerOpenError(
-                    f"backend '{attempt.deployment.backend}' has failed too often and rests for now",
-                    retry_after_s=wait_s,
-                )
-            if begin:
+            self._look(attempt)
+            if self.begin:
                 attempt.start()
-            await call(attempt)
+            await self.call(attempt)
         except (AttemptError, AdmissionError, UnsupportedParameterError) as exc:
             error = exc if isinstance(exc, AttemptError) else _as_attempt_error(exc)
             outcome = error.code
             attempt.fail(error.kind)
-            if committed():
+            if self.committed():
                 raise
+            self._note(index, attempt, error)
             return error
+        except DeadlineExceededError as exc:
+            outcome = exc.code
+            attempt.cancel()
+            self.records.append(_record(attempt, exc, self.loop.clock()))
+            raise
         except BaseException:
+            if attempt.entry is not None and attempt.entry.scope.cancel_called:
+                outcome = "hedged"
             attempt.cancel()
             raise
         else:
             outcome = "ok"
             attempt.succeed()
+            self.loop.rests.succeeded(attempt.deployment.id)
             return None
         finally:
             self._observe(attempt, outcome)
 
-    async def _idle(self, attempt: Attempt, error: AttemptError, deadline: float) -> bool:
+    def _look(self, attempt: Attempt) -> None:
+        """Raise `AttemptError` when the deployment or its backend is left alone for now: before any queueing."""
+        deployment = attempt.deployment
+        refusal = self.loop.rests.refusal(deployment.id, attempt.started)
+        if refusal is not None:
+            raise refusal
+        wait_s = attempt.breaker.peek() if attempt.breaker is not None else None
+        if wait_s is not None:
+            raise BreakerOpenError(
+                f"backend '{deployment.backend}' has failed too often and rests for now", retry_after_s=wait_s
+            )
+
+    def _note(self, index: int, attempt: Attempt, error: AttemptError) -> None:
+        now = self.loop.clock()
+        self.errors.append(error)
+        self.failures.append(Failure(candidate=index, kind=error.kind, retry_after_s=error.retry_after_s, at=now))
+        self.records.append(_record(attempt, error, now))
+        self.loop.rests.failed(
+            attempt.deployment.id, error, began=attempt.started, now=now, fingerprint=self.fingerprint
+        )
+
+    async def _idle(self, attempt: Attempt, error: AttemptError) -> bool:
         """Ask whether an engine that went silent is done; one that does not say so in a moment is not."""
-        if self.idle is None or error.kind not in (FailureKind.RESET, FailureKind.FIRST_TOKEN_TIMEOUT):
+        loop = self.loop
+        if loop.idle is None or error.kind not in (FailureKind.RESET, FailureKind.FIRST_TOKEN_TIMEOUT):
             return False
         try:
-            with anyio.move_on_after(min(IDLE_QUESTION_S, max(0.0, deadline - self.clock()))):
-                return bool(await self.idle(attempt.deployment))
+            with anyio.move_on_after(min(IDLE_QUESTION_S, max(0.0, self.deadline - loop.clock()))):
+                return bool(await loop.idle(attempt.deployment))
         except Exception:  # who cannot be asked is not known to be idle
             logger.debug("asking '%s' whether it is idle failed", attempt.deployment.backend, exc_info=True)
         return False
 
     def _observe(self, attempt: Attempt, outcome: str) -> None:
-        if self.observer is not None:
-            self.observer.on_event(
+        loop = self.loop
+        if loop.observer is not None:
+            loop.observer.on_event(
                 AttemptFinished(
                     backend=attempt.deployment.backend,
                     model=attempt.deployment.model,
                     operation=attempt.operation,
                     number=attempt.number,
                     outcome=outcome,
-                    duration_s=self.clock() - attempt.started,
+                    duration_s=loop.clock() - attempt.started,
                     first_token_s=attempt.first_token_s,
                 )
             )
 
+    # -- two attempts side by side
 
-def _record(attempt: Attempt, error: AttemptError, now: float) -> AttemptRecord:
+    async def _race(self, index: int, first: Attempt, hedging: Hedging, after_s: float) -> AttemptError | None:
+        """Make an attempt and, when it has not spoken after `after_s`, its hedge; the first to speak is the answer.
+
+        Returns the first attempt's failure when neither has spoken. The hedge lives no longer than this call.
+        """
+        race = Race()
+        error: AttemptError | None = None
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._hedge, race, index, first, hedging, after_s)
+                error = await self._enter(race, index, first)
+                if race.winner is first.entry or len(race.entries) == 1:
+                    group.cancel_scope.cancel()  # a hedge that has not begun is not wanted any more
+        except BaseException:
+            let_go(first.lease, busy=error is not None and error.engine_busy)
+            raise
+        raised = [entry.raised for entry in race.entries if entry.raised is not None]
+        if race.winner is not None:
+            if race.winner.raised is not None:
+                raise race.winner.raised
+            let_go(first.lease, busy=error is not None and error.engine_busy)
+            return None
+        if raised:
+            raise raised[0]
+        return error
+
+    async def _enter(self, race: Race, index: int, attempt: Attempt) -> AttemptError | None:
+        entry = attempt.entry = race.join()
+        error = None
+        try:
+            with entry.scope:
+                error = await self._once(index, attempt)
+        except Exception as exc:
+            entry.raised = exc
+            for other in race.entries:  # what is no failed attempt ends the request
+                if race.winner is None and other is not entry:
+                    other.scope.cancel()
+        return error
+
+    async def _hedge(self, race: Race, index: int, first: Attempt, hedging: Hedging, after_s: float) -> None:
+        """Wait until the hedge is due, counted from the first attempt's admission; then make it, if anybody is ready."""
+        loop = self.loop
+        left_s = after_s
+        while left_s > 0:
+            await anyio.sleep(left_s)
+            left_s = after_s if first.admitted is None else first.admitted + after_s - loop.clock()
+        second = self._hedge_to(index, hedging)
+        if second is None or not loop.budgets.withdraw(self.candidates[second].backend, loop.clock()):
+            return
+        attempt = self._attempt(second, None)
+        attempt.keeps_lease, attempt.waits = False, False
+        await self._enter(race, second, attempt)
+
+    def _hedge_to(self, index: int, hedging: Hedging) -> int | None:
+        """Return the next candidate that may be asked beside the one at `index`."""
+        if not self.policy.enabled or len(self.failures) >= self.policy.max_retries:
+            return None
+        tried = {failure.candidate for failure in self.failures} | {index}
+        now = self.loop.clock()
+        for other, deployment in enumerate(self.candidates):
+            if (
+                other not in tried
+                and self.loop.breakers.get(deployment.backend, self.operation).state_name == "closed"
+                and self.loop.rests.refusal(deployment.id, now) is None
+                and hedging.is_ready(deployment)
+            ):
+                return other
+        return None
+
+
+def _record(attempt: Attempt, error: SmartRouterError, now: float) -> AttemptRecord:
     return AttemptRecord(
         number=attempt.number,
         deployment=attempt.deployment.id,
@@ -256,15 +350,6 @@ def _record(attempt: Attempt, error: AttemptError, now: float) -> AttemptRecord:
         code=error.code,
         duration_s=now - attempt.started,
     )
-
-
-def let_go(lease: Held | None, *, busy: bool) -> None:
-    """Give a lease back: at once, or as soon as a `busy` engine has stopped."""
-    if lease is not None:
-        if busy:
-            lease.drain()
-        else:
-            lease.release()
 
 
 def _as_attempt_error(exc: AdmissionError | UnsupportedParameterError) -> AttemptError:
