@@ -120,6 +120,7 @@ class Deployer:
                     for d in model.deployments
                 ),
                 balance=model.balance,
+                affinity=model.affinity,
                 fallbacks=model.fallbacks,
                 context_window_fallbacks=model.context_window_fallbacks,
                 content_policy_fallbacks=model.content_policy_fallbacks,

@@ -47,6 +47,8 @@ class ModelSettings(Section):
 
     name: Name
     balance: Annotated[Literal["weighted", "least_busy", "latency"], BeforeValidator(lowered)] = "weighted"
+    affinity: Annotated[Literal["none", "session", "prefix"], BeforeValidator(lowered)] = "none"
+    """What keeps requests at one deployment of a tier, for the sake of its prompt cache."""
     deployments: tuple[DeploymentSettings, ...]
     """At least one."""
     fallbacks: tuple[Name, ...] = ()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from .._asgi import BodyLimits, at_the_edge, route_path
 from ..deployment import Deployment
 from ..exceptions import AttemptError, ModelNotFoundError, RequestError, RouteExhaustedError, SmartRouterError
+from ..routing.affinity import Affinity, AffinityKey, affinity_key
 from ..routing.catalog import Catalog
 from ..routing.needs import Needs, needs
 from ..routing.plan import RoutePlan
@@ -22,6 +23,9 @@ INFERENCE_PATHS: Mapping[str, Operation] = {
     prefix + path: operation for prefix in ("/v1", "") for path, operation in OPERATION_PATHS.items()
 }
 
+SESSION_HEADERS = (b"x-session-id", b"x-litellm-session-id", b"x-openwebui-chat-id")
+"""Headers that name a session, the most general first: anybody's, LiteLLM's, Open WebUI's where it forwards them."""
+
 
 class ModelResolutionMiddleware:
     """Reads the body, resolves its `model` against the catalog and hands a route plan to the layers inside.
@@ -33,6 +37,9 @@ class ModelResolutionMiddleware:
     A candidate whose capabilities exclude a request, or for which `check` raises, is left out; when none remains the
     request is refused. `settle` finds out what is not known yet of a plan's backends, and says whether the plan has to
     be made again.
+
+    A model's `affinity` keeps requests of one session, or of one prompt's beginning, at one deployment. A session is
+    named by a header (`SESSION_HEADERS`), else by the body.
 
     When every engine says that it no longer has the model, the catalog is asked to look again, and whoever has it by
     then is asked instead: once, and never after commit.
@@ -76,36 +83,39 @@ class ModelResolutionMiddleware:
             return
         state.endpoint = operation
         state.call = call = parse_call(operation, state.body)
-        plan = self._resolve(call, self._source.current())
+        affinity = _affinity_of(call, scope)
+        plan = self._resolve(call, self._source.current(), affinity)
         if plan is None:
             catalog = await self._source.refreshed(call.model)
-            plan = self._resolve(call, catalog)
+            plan = self._resolve(call, catalog, affinity)
             if plan is None:
                 raise self._source.why_missing(call.model) or not_found(call.model, catalog)
         if self._settle is not None and await self._settle(plan):
-            plan = self._resolve(call, self._source.current()) or plan
+            plan = self._resolve(call, self._source.current(), affinity) or plan
         state.plan = able(plan, call, self._check)
         try:
             await self._inference(scope, receive, send)
         except (AttemptError, RouteExhaustedError) as exc:
             if state.committed or exc.code != ModelNotFoundError.code:
                 raise
-            state.plan = await self._without_missing(state, call, exc)
+            state.plan = await self._without_missing(state, call, exc, affinity)
             await self._inference(scope, receive, send)
 
-    def _resolve(self, call: Call, catalog: Catalog) -> RoutePlan | None:
-        return resolve(call.model, catalog, random=self._random, load=self._load)
+    def _resolve(self, call: Call, catalog: Catalog, affinity: AffinityKey) -> RoutePlan | None:
+        return resolve(call.model, catalog, random=self._random, load=self._load, affinity=affinity)
 
-    async def _without_missing(self, state: RequestState, call: Call, exc: SmartRouterError) -> RoutePlan:
+    async def _without_missing(
+        self, state: RequestState, call: Call, exc: SmartRouterError, affinity: AffinityKey
+    ) -> RoutePlan:
         """Resolve again after an engine said that it has no such model: to candidates nobody has asked yet, or 404."""
         tried = {record.deployment for record in getattr(exc, "attempts", ())}
         if state.attempt is not None:
             tried.add(state.attempt.deployment.id)
         catalog = await self._source.rechecked({deployment.partition("/")[0] for deployment in tried})
-        plan = self._resolve(call, catalog)
+        plan = self._resolve(call, catalog, affinity)
         if plan is None:
             catalog = await self._source.refreshed(call.model)
-            plan = self._resolve(call, catalog)
+            plan = self._resolve(call, catalog, affinity)
         if plan is None:
             raise (self._source.why_missing(call.model) or not_found(call.model, catalog)) from exc
         left = tuple(d for d in plan.candidates if d.id not in tried)
@@ -118,6 +128,16 @@ class ModelResolutionMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST":
             return None
         return self._paths.get(route_path(scope))
+
+
+def _affinity_of(call: Call, scope: Scope) -> AffinityKey:
+    """Return what finds a request's affinity key; nothing is looked at before a model wants it."""
+
+    def key(affinity: Affinity) -> bytes | None:
+        named = {name: value for name, value in scope["headers"] if value and name in SESSION_HEADERS}
+        return affinity_key(affinity, call, session=next(filter(None, map(named.get, SESSION_HEADERS)), None))
+
+    return key
 
 
 def able(plan: RoutePlan, call: Call, check: Callable[[Call, Deployment], None] | None = None) -> RoutePlan:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ..deployment import Deployment, ModelInfo
+from .affinity import Affinity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +17,7 @@ class ModelGroup:
     name: str
     deployments: tuple[Deployment, ...]
     balance: str = "weighted"
+    affinity: Affinity = "none"
     fallbacks: tuple[str, ...] = ()
     """Names to go on with once every deployment here has failed."""
     context_window_fallbacks: tuple[str, ...] = ()
