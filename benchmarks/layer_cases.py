@@ -22,7 +22,7 @@ from smartrouter_asgi import (
     VRAMGateMiddleware,
 )
 from smartrouter_asgi._asgi import at_the_edge
-from smartrouter_asgi.resilience.attempts import Attempt
+from smartrouter_asgi.resilience.attempt import Attempt
 from smartrouter_asgi.state import SCOPE_KEY, RequestState
 from smartrouter_asgi.wire.call import parse_call
 

@@ -22,9 +22,10 @@ from .exceptions import (
     FramingError,
     MethodNotAllowedError,
     NotFoundError,
+    QueueFullError,
     StackOrderError,
 )
-from .resilience.attempts import Attempt
+from .resilience.attempt import Attempt
 from .resilience.concurrency import ConcurrencyLimits
 from .resilience.deadline import Timeouts
 from .resilience.retry import counts_as_failure
@@ -151,9 +152,13 @@ class _Relay:
         with anyio.CancelScope() as scope:
             self._watchdog = watchdog = Watchdog(scope, total_at=state.commit_by)
             try:
-                if self._dispatch._limits.apply(self._attempt.deployment):
+                limits, attempt = self._dispatch._limits, self._attempt
+                if limits.apply(attempt.deployment):
                     watchdog.enter("queue", math.inf)  # the deadline runs while it waits for its turn
-                    async with self._dispatch._limits.slot(self._attempt.deployment):
+                    turn = limits.slot(
+                        attempt.deployment, priority=state.priority, deadline=state.commit_by, wait=attempt.waits
+                    )
+                    async with turn:
                         await self._exchange()
                 else:
                     await self._exchange()
@@ -171,7 +176,10 @@ class _Relay:
 
     async def _exchange(self) -> None:
         attempt, timeouts = self._attempt, self._dispatch._timeouts
+        if not attempt.waits and attempt.lease is None and self._backend.capabilities.loads_on_demand:
+            raise QueueFullError(f"backend '{self._backend.name}' may have to load the model first")
         attempt.start()
+        attempt.admitted = time.monotonic()
         if self._call.stream:
             cold = attempt.lease is None and self._backend.capabilities.loads_on_demand
             self._watchdog.enter("first_token", timeouts.first_token_cold_s if cold else timeouts.first_token_s)
@@ -251,7 +259,8 @@ class _Relay:
 
     def _first_token(self) -> None:
         now = time.monotonic()
-        self._attempt.first_token_s = now - self._attempt.started
+        admitted = self._attempt.admitted
+        self._attempt.first_token_s = now - (self._attempt.started if admitted is None else admitted)
         self._state.first_token_s = now - self._state.started
         self._attempt.succeed()
 

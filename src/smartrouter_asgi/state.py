@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from .resilience.attempts import Attempt
-from .resilience.deadline import Timeouts, client_timeout_s
+from .resilience.attempt import Attempt
+from .resilience.deadline import Timeouts, client_priority, client_timeout_s
 from .routing.plan import RoutePlan
 from .types import Scope
 from .wire.call import Call
@@ -31,6 +31,8 @@ class RequestState:
     plan: RoutePlan | None = None
     attempt: Attempt | None = None
     attempts: int = 0
+    priority: int = 0
+    """Its place in a queue: lower goes first."""
     deadline: float = math.inf
     """The monotonic instant at which the whole request ends."""
     commit_by: float = math.inf
@@ -51,10 +53,24 @@ class RequestState:
         """Whether `http.response.start` was sent: nothing may be retried after it."""
         return self.status != 0
 
+    def fork(self, attempt: Attempt) -> RequestState:
+        """Return a state for one of several attempts that run side by side; it commits by itself."""
+        self.attempt = attempt
+        self.attempts = max(self.attempts, attempt.number)
+        return replace(self)
+
+    def adopt(self, fork: RequestState) -> None:
+        """Take over what the attempt that committed has learnt."""
+        self.attempt = fork.attempt
+        self.outcome = fork.outcome or self.outcome
+        self.first_token_s = fork.first_token_s
+        self.usage = fork.usage
+
     def bound(self, timeouts: Timeouts, scope: Scope) -> None:
-        """Set the deadline, once: the first layer that knows the timeouts does it, nobody re-arms it."""
+        """Set deadline and priority, once: the first layer that knows the timeouts does it, nobody re-arms them."""
         if self.deadline != math.inf:
             return
+        self.priority = client_priority(scope["headers"])
         client = self.started + client_timeout_s(scope["headers"])
         self.deadline = self.started + timeouts.total_s
         if self.call is not None and self.call.stream:

@@ -10,7 +10,7 @@ import pytest
 from smartrouter_asgi import Catalog, ModelResolutionMiddleware
 from smartrouter_asgi._asgi import BodyLimits
 from smartrouter_asgi.exceptions import AttemptError, FailureKind, NoBackendError
-from smartrouter_asgi.resilience.attempts import Attempt
+from smartrouter_asgi.resilience.attempt import Attempt
 from smartrouter_asgi.routing.source import FixedCatalog
 from smartrouter_asgi.state import SCOPE_KEY
 from smartrouter_asgi.testing.asgi import drive, http_scope

@@ -57,24 +57,31 @@ def test_the_later_end_of_two_pauses_counts() -> None:
     assert board.refusal("a/m", 9.9) is not None
 
 
-def test_a_model_that_does_not_load_rests_longer_each_time() -> None:
+def test_a_model_that_does_not_load_is_passed_over_once_and_then_rests_longer_each_time() -> None:
     board = RestBoard(RestPolicy(base_s=10.0, max_s=35.0))
-    now = 0.0
+    fail(board, unloadable(), 0.0)
+    passed_over = board.refusal("a/m", 9.5)
+    assert passed_over is not None
+    assert (passed_over.kind, passed_over.code, passed_over.retry_after_s) == (K.COOLING, "model_load_failed", None)
+    assert board.refusal("a/m", 9.5, alone=True) is None, "asked all the same when nobody else is left"
+    assert board.refusal("a/m", 10.0) is None
+    now = 10.0
     for pause_s in (10.0, 20.0, 35.0, 35.0):
         fail(board, unloadable(), now)
-        refusal = board.refusal("a/m", now + pause_s - 0.5)
+        refusal = board.refusal("a/m", now + pause_s - 0.5, alone=True)
         assert refusal is not None
         assert (refusal.kind, refusal.code, refusal.retry_after_s) == (K.RESTING, "model_load_failed", 0.5)
         assert board.refusal("a/m", now + pause_s) is None
         now += pause_s
 
 
-def test_a_failure_that_began_before_the_rest_prolongs_nothing() -> None:
+def test_a_failure_that_began_before_the_last_one_prolongs_nothing() -> None:
     """All who waited for one load fail together: that is one failure, not one for each."""
     board = RestBoard(RestPolicy(base_s=10.0))
     for _ in range(20):
         fail(board, unloadable(), 5.0, began=1.0)
     assert board.refusal("a/m", 14.9) is not None
+    assert board.refusal("a/m", 14.9, alone=True) is None
     assert board.refusal("a/m", 15.0) is None
 
 
@@ -92,10 +99,12 @@ def test_one_odd_request_rests_nothing_three_different_ones_do() -> None:
 def test_a_success_ends_the_rest_and_forgets_the_failures() -> None:
     board = RestBoard(RestPolicy(base_s=10.0))
     fail(board, unloadable(), 0.0)
+    fail(board, unloadable(), 0.0)
+    assert board.refusal("a/m", 0.0, alone=True) is not None
     board.succeeded("a/m")
     assert board.refusal("a/m", 0.0) is None
     fail(board, unloadable(), 1.0)
-    assert board.refusal("a/m", 11.0) is None, "the first rest again, not the second in a row"
+    assert board.refusal("a/m", 1.0, alone=True) is None, "the first failure again"
     fail(board, odd(), 11.0, request=1)
     fail(board, odd(), 11.0, request=2)
     board.succeeded("a/m")
@@ -154,8 +163,7 @@ class RestsAgainstTheirLaw(RuleBasedStateMachine):
     @invariant()
     def bounded(self) -> None:
         refusal = self.board.refusal("a/m", self.now)
-        if refusal is not None:
-            assert refusal.retry_after_s is not None
+        if refusal is not None and refusal.retry_after_s is not None:
             assert 0 < refusal.retry_after_s <= self.latest - self.now + 1e-9
             assert self.board.refusal("a/m", self.now + refusal.retry_after_s) is None
 

@@ -9,16 +9,20 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
-from .._asgi import BodyLimits, ReplayReceive, at_the_edge, declared
+from .._asgi import BodyLimits, ReplayReceive, at_the_edge, declared, route_path
 from ..deployment import Deployment
 from ..events import Observer
 from ..exceptions import AttemptError, DeadlineExceededError, FailureKind, RouteExhaustedError, SmartRouterError
-from ..resilience.attempts import Attempt, AttemptLoop
+from ..resilience.attempt import Attempt
+from ..resilience.attempts import AttemptLoop
 from ..resilience.breaker import BreakerBoard, BreakerPolicy
 from ..resilience.budget import BudgetBoard
 from ..resilience.deadline import Timeouts
+from ..resilience.hedging import Hedging
+from ..resilience.keys import PathKeys
+from ..resilience.rest import RestBoard
 from ..resilience.retry import RetryPolicy
-from ..state import RequestState, find_state
+from ..state import SCOPE_KEY, RequestState, find_state
 from ..types import ASGIApp, Clock, Headers, Message, Random, Receive, Scope, Send
 from ..wire.errors import error_headers
 from ..wire.retry_after import parse_retry_after
@@ -33,10 +37,10 @@ class ResilienceMiddleware:
     """Makes attempts at the inner app until one commits: the plan's candidates, or the app itself around a foreign one.
 
     With a route plan in the scope each attempt goes to one deployment, and failures are `AttemptError`s raised before
-    commit. Without a plan it protects any app: `key` names the breaker; it must come from
-    what the operator configured, never from what clients send (default: one for all), a `response.start`
-    with a retryable status is held back and the body replayed, and an exception of the app counts as a failure. When no
-    attempt does better, the client gets what the app itself had to say last.
+    commit. Without a plan it protects any app: each of its paths has a breaker of its own (see `PathKeys`), or `key`
+    names one, from a set that clients cannot enlarge. A `response.start` with a retryable status is held back and the
+    body replayed, and an exception of the app counts as a failure. When no attempt does better, the client gets what
+    the app itself had to say last.
 
     Nothing is retried after commit. The breaker is looked at before any queueing; the permit is taken by the layer
     closest to the engine.
@@ -50,6 +54,8 @@ class ResilienceMiddleware:
         breaker: BreakerPolicy | None = None,
         breakers: BreakerBoard | None = None,
         budgets: BudgetBoard | None = None,
+        rests: RestBoard | None = None,
+        hedging: Hedging | None = None,
         timeouts: Timeouts | None = None,
         key: Callable[[Scope], str] | None = None,
         idle: Callable[[Deployment], Awaitable[bool | None]] | None = None,
@@ -61,7 +67,8 @@ class ResilienceMiddleware:
     ) -> None:
         self.app = app
         self._timeouts = timeouts or Timeouts()
-        self._key = key or (lambda scope: "app")
+        self._paths = PathKeys()
+        self._key = key
         self._body = body or BodyLimits()
         self._starts_inside = declared(app, "starts_attempts")
         self._deadline_inside = declared(app, "keeps_deadline")
@@ -69,6 +76,8 @@ class ResilienceMiddleware:
             policy=policy or RetryPolicy(),
             breakers=breakers or BreakerBoard(breaker or BreakerPolicy(), clock=clock, observer=observer),
             budgets=budgets or BudgetBoard(),
+            rests=rests or RestBoard(),
+            hedging=hedging,
             clock=clock,
             random=random,
             sleep=sleep,
@@ -87,7 +96,7 @@ class ResilienceMiddleware:
             return
         state.bound(self._timeouts, scope)
         plan, call = state.plan, state.call
-        candidates = plan.candidates if plan is not None else (Deployment(backend=self._key(scope), model=""),)
+        candidates = plan.candidates if plan is not None else (Deployment(backend=self._name(scope), model=""),)
         guard = _StatusGuard(send)
 
         async def run(candidates: Sequence[Deployment]) -> None:
@@ -100,6 +109,7 @@ class ResilienceMiddleware:
                 client_retry=_is_client_retry(scope),
                 begin=not self._starts_inside,
                 before=state.attempts,
+                fingerprint=lambda: hash(state.body),
             )
 
         try:
@@ -114,9 +124,24 @@ class ResilienceMiddleware:
             if not guard.held or state.committed:
                 raise
             await guard.replay(error_headers(exc))  # what the app itself had to say last
+        finally:
+            if plan is None and state.status in (404, 405) and self._key is None:
+                self._forget(route_path(scope))
+
+    def _name(self, scope: Scope) -> str:
+        """Return what a foreign app's breaker and budget go by."""
+        return self._key(scope) if self._key is not None else self._paths.key(route_path(scope))
+
+    def _forget(self, path: str) -> None:
+        if self._paths.forget(path):
+            self._loop.breakers.forget(path)
+            self._loop.budgets.forget(path)
 
     async def _once(self, attempt: Attempt, state: RequestState, scope: Scope, guard: _StatusGuard) -> None:
         """Call the inner app once; turn an answer that was kept back, or its exception, into the attempt's failure."""
+        if attempt.entry is not None:
+            await self._race(attempt, state, scope, guard.send)
+            return
         state.attempt = attempt
         state.attempts = attempt.number
         name = attempt.deployment.backend
@@ -141,6 +166,26 @@ class ResilienceMiddleware:
             raise failure
         if guard.overflowed:
             attempt.fail(FailureKind.SERVER)
+
+    async def _race(self, attempt: Attempt, state: RequestState, scope: Scope, send: Send) -> None:
+        """Call the inner app beside another attempt, on a state of its own: the first `response.start` wins."""
+        entry = attempt.entry
+        assert entry is not None  # a race has entries
+        own = state.fork(attempt)
+
+        async def arbitrated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if not entry.claim():
+                    await anyio.sleep_forever()  # its scope is cancelled already
+                own.status = message["status"]
+                state.attempt = attempt
+            await send(message)
+
+        try:
+            await self.app({**scope, SCOPE_KEY: own}, ReplayReceive(state.body or b"", own), arbitrated)
+        finally:
+            if entry.won:
+                state.adopt(own)
 
     async def _call(self, attempt: Attempt, state: RequestState, scope: Scope, guard: _StatusGuard) -> None:
         """Call the inner app, within the deadline where no layer of ours inside keeps it."""

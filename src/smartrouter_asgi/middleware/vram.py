@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from .._asgi import BodyLimits, ReplayReceive, at_the_edge, declared
 from ..deployment import Deployment
-from ..exceptions import AttemptError, DeadlineExceededError
-from ..resilience.attempts import Attempt, let_go
+from ..exceptions import AttemptError, DeadlineExceededError, QueueFullError
+from ..resilience.attempt import Attempt, let_go
 from ..resilience.deadline import Timeouts
 from ..state import RequestState, find_state
 from ..types import ASGIApp, Receive, Scope, Send
@@ -62,6 +62,8 @@ class VRAMGateMiddleware:
         state.bound(self._timeouts, scope)
         lease = attempt.lease if attempt is not None else None
         if lease is None:
+            if attempt is not None and not attempt.waits and not self._gate.is_ready(deployment):
+                raise QueueFullError(f"the model of '{deployment.id}' is not in memory, or its place is wanted")
             lease = await self._gate.admit(deployment, deadline=state.commit_by)
         if attempt is None:
             attempt = state.attempt = Attempt(number=1, deployment=deployment, started=time.monotonic())

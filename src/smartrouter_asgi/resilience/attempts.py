@@ -27,7 +27,7 @@ from ..types import Clock, Random
 from .attempt import Attempt, Held, let_go
 from .breaker import BreakerBoard
 from .budget import BudgetBoard
-from .hedging import Entry, Hedging, Race
+from .hedging import Hedging, Race
 from .rest import RestBoard
 from .retry import NEVER_REACHED, Failure, GiveUp, RetryPolicy, TryNow, Wait, decide, most_telling
 
@@ -190,15 +190,15 @@ class _Route:
 
     async def _once(self, index: int, attempt: Attempt) -> AttemptError | None:
         """Make one attempt; return its failure, None when it succeeded, or raise what nobody may retry."""
-        outcome = "cancelled"
+        outcome, kind = "cancelled", None
         try:
-            self._look(attempt)
+            self._look(index, attempt)
             if self.begin:
                 attempt.start()
             await self.call(attempt)
         except (AttemptError, AdmissionError, UnsupportedParameterError) as exc:
             error = exc if isinstance(exc, AttemptError) else _as_attempt_error(exc)
-            outcome = error.code
+            outcome, kind = error.code, error.kind
             attempt.fail(error.kind)
             if self.committed():
                 raise
@@ -220,12 +220,13 @@ class _Route:
             self.loop.rests.succeeded(attempt.deployment.id)
             return None
         finally:
-            self._observe(attempt, outcome)
+            self._observe(attempt, outcome, kind)
 
-    def _look(self, attempt: Attempt) -> None:
+    def _look(self, index: int, attempt: Attempt) -> None:
         """Raise `AttemptError` when the deployment or its backend is left alone for now: before any queueing."""
         deployment = attempt.deployment
-        refusal = self.loop.rests.refusal(deployment.id, attempt.started)
+        alone = len({failure.candidate for failure in self.failures} | {index}) == len(self.candidates)
+        refusal = self.loop.rests.refusal(deployment.id, attempt.started, alone=alone)
         if refusal is not None:
             raise refusal
         wait_s = attempt.breaker.peek() if attempt.breaker is not None else None
@@ -255,7 +256,7 @@ class _Route:
             logger.debug("asking '%s' whether it is idle failed", attempt.deployment.backend, exc_info=True)
         return False
 
-    def _observe(self, attempt: Attempt, outcome: str) -> None:
+    def _observe(self, attempt: Attempt, outcome: str, kind: FailureKind | None) -> None:
         loop = self.loop
         if loop.observer is not None:
             loop.observer.on_event(
@@ -267,6 +268,7 @@ class _Route:
                     outcome=outcome,
                     duration_s=loop.clock() - attempt.started,
                     first_token_s=attempt.first_token_s,
+                    kind=kind,
                 )
             )
 
@@ -312,7 +314,7 @@ class _Route:
         return error
 
     async def _hedge(self, race: Race, index: int, first: Attempt, hedging: Hedging, after_s: float) -> None:
-        """Wait until the hedge is due, counted from the first attempt's admission; then make it, if anybody is ready."""
+        """Wait until the hedge is due, counted from the first attempt's admission; make it, if anybody is ready."""
         loop = self.loop
         left_s = after_s
         while left_s > 0:

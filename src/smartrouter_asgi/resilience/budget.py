@@ -87,6 +87,10 @@ class BudgetBoard:
             return False
         return own.withdraw(now) and self._total.withdraw(now)
 
+    def forget(self, backend: str) -> None:
+        """Drop the budget of a name that turned out to be none."""
+        self._backends.pop(backend, None)
+
     def _of(self, backend: str) -> RetryBudget:
         budget = self._backends.get(backend)
         if budget is None:

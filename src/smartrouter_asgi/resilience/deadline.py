@@ -1,12 +1,18 @@
-"""The clocks of a request: how long each phase may take, and the one instant that bounds them all."""
+"""The clocks of a request: how long each phase may take, the instant that bounds them all, its place in a queue."""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from ..types import Headers
 
+MAX_PRIORITY = 6
+"""Either way; a step is worth ten seconds in a queue, so one minute at most."""
+
+_PRIORITY_HEADERS = frozenset({b"x-smartrouter-priority", b"x-litellm-priority"})
+_PRIORITY = re.compile(rb"-?[0-9]{1,9}")
 _CLIENT_HEADERS = frozenset({b"x-stainless-read-timeout", b"x-litellm-timeout"})
 
 
@@ -36,3 +42,14 @@ def client_timeout_s(headers: Headers) -> float:
             if 0 < seconds < bound:
                 bound = seconds
     return bound
+
+
+def client_priority(headers: Headers) -> int:
+    """Return the place in a queue that the client asks for: lower goes first, 0 when it does not say.
+
+    Bounded, so that nobody is put off for ever; LiteLLM's name for the header is taken too.
+    """
+    for name, value in headers:
+        if name.lower() in _PRIORITY_HEADERS and _PRIORITY.fullmatch(value):
+            return max(-MAX_PRIORITY, min(MAX_PRIORITY, int(value)))
+    return 0

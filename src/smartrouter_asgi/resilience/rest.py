@@ -2,10 +2,11 @@
 
 A breaker is about a server; a rest is about one model of it.
 1. A deployment that asks for a pause (429 with Retry-After) cools until then, at most `cooling_max_s`.
-2. A model that cannot be loaded, or runs out of memory, rests at once: for `base_s`, doubled with each failure in a row
-   up to `max_s`. A failure of an attempt that began before the rest did is late: it prolongs nothing.
+2. A model that cannot be loaded, or runs out of memory, is passed over for `base_s`: asked only when nobody else is
+   left. When it fails again it rests, refused even then: for `base_s`, doubled with each failure in a row up to
+   `max_s`. A failure of an attempt that began before the last one was noted is late: it prolongs nothing.
 3. A model that fails otherwise (a template that cannot be rendered, a deterministic 500) may do so because of one odd
-   request: it rests, as in 2, once `requests` different ones have failed in a row.
+   request: 2 holds for it, once `requests` different ones have failed in a row.
 4. A success ends the rest and forgets the failures.
 """
 
@@ -49,7 +50,8 @@ class _Books:
     error: AttemptError | None = None
     kind: FailureKind = FailureKind.RESTING
     began: float = -math.inf
-    rests: int = 0
+    times: int = 0
+    """How often it has failed in a row, as in law 2."""
     odd: set[int] = field(default_factory=set)
     """Fingerprints of the requests it failed for, as in law 3."""
 
@@ -61,20 +63,26 @@ class RestBoard:
         self.policy = policy or RestPolicy()
         self._books: dict[str, _Books] = {}
 
-    def refusal(self, deployment: str, now: float) -> AttemptError | None:
-        """Return the error of an attempt that is not made because the deployment rests; None when it may be asked."""
+    def refusal(self, deployment: str, now: float, *, alone: bool = False) -> AttemptError | None:
+        """Return the error of an attempt that is not made because the deployment rests; None when it may be asked.
+
+        `alone`: nobody else is left to ask. One that is only passed over asks for no pause (`retry_after_s` None).
+        """
         books = self._books.get(deployment)
         if books is None or books.error is None or now >= books.until:
+            return None
+        passed_over = books.kind is FailureKind.RESTING and books.times < 2
+        if passed_over and alone:
             return None
         error = books.error
         return AttemptError(
             error.message,
-            kind=books.kind,
+            kind=FailureKind.COOLING if passed_over else books.kind,
             status=error.status,
             code=error.code,
             type=error.type,
             param=error.param,
-            retry_after_s=books.until - now,
+            retry_after_s=None if passed_over else books.until - now,
         )
 
     def failed(
@@ -111,8 +119,8 @@ class RestBoard:
         }
 
     def _rest(self, books: _Books, error: AttemptError, now: float) -> None:
-        pause_s = min(self.policy.max_s, self.policy.base_s * 2.0 ** min(books.rests, 32))
-        books.rests += 1
+        pause_s = min(self.policy.max_s, self.policy.base_s * 2.0 ** min(max(0, books.times - 1), 32))
+        books.times += 1
         books.odd.clear()
         books.began, books.error, books.kind = now, error, FailureKind.RESTING
         books.until = max(books.until, now + pause_s)

@@ -81,6 +81,10 @@ class VRAMGate:
         """Whether a request to this deployment needs a lease from this gate."""
         return deployment.gated and deployment.backend in self._engines and self._active
 
+    def is_ready(self, deployment: Deployment) -> bool:
+        """Whether a request would be admitted at once, as of this step of the event loop."""
+        return not self.covers(deployment) or self._scheduler.is_open(ModelKey(deployment.backend, deployment.model))
+
     async def admit(self, deployment: Deployment, *, deadline: float = math.inf) -> Lease:
         """Return a lease once the model is in memory; at once for a resident one, or one that is not covered.
 

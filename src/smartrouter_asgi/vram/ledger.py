@@ -156,6 +156,11 @@ class VRAMLedger:
 
     # -- leases
 
+    def is_resident(self, key: ModelKey) -> bool:
+        """Tell whether a model is loaded and may be used."""
+        held = self._held.get(key)
+        return held is not None and held.state is HoldingState.RESIDENT
+
     def lease(self, key: ModelKey, *, now: float) -> bool:
         """Count one more use of a resident; False when it is not resident."""
         held = self._held.get(key)

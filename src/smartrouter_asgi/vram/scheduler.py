@@ -53,6 +53,11 @@ class Scheduler:
             return None
         return key
 
+    def is_open(self, key: ModelKey) -> bool:
+        """Tell whether `take` would give a lease now."""
+        key = self.ledger.names.canonical(key)
+        return key not in self.closed and self.ledger.is_resident(key)
+
     def request(
         self,
         key: ModelKey,
