@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import time
 
 import httpx
+import pytest
 
 from smartrouter_asgi import Settings, SmartRouter
+from smartrouter_asgi.resilience.concurrency import ConcurrencyLimits
 
 from ..harness.engines import chunk, good
 from ..harness.routers import chat, router_over
 from ..harness.servers import Exchange, RawServer, serve
+
+BOUND_S = 0.5  # five times the aim: what a client leaves behind is gone within 100 ms
 
 
 class Counting:
@@ -88,6 +94,89 @@ async def test_waiting_for_a_turn_opens_no_breaker():
             posts = [client.post(f"{url}/v1/chat/completions", json=chat("x")) for _ in range(8)]
             answers = await asyncio.gather(*posts)
     assert {r.json()["error"]["code"] for r in answers} == {"deadline_exceeded"}
+    assert {state for _, _, state in router.breakers.states()} == {"closed"}
+
+
+@pytest.fixture
+def short_line(monkeypatch: pytest.MonkeyPatch) -> ConcurrencyLimits:
+    """The limits of the routers made from here on: one at a time at backend `b`, one in line."""
+    limits = ConcurrencyLimits({"b": 1}, max_queue=1)
+    monkeypatch.setattr("smartrouter_asgi.policies.concurrency_limits", lambda settings: limits)
+    return limits
+
+
+async def depth(limits: ConcurrencyLimits, count: int) -> None:
+    """Wait until so many stand in line."""
+    async with asyncio.timeout(10 * BOUND_S):
+        while limits.depths()["b"] != count:
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("service_s", [0.15, 1.2])
+async def test_a_full_queue_answers_503_and_says_when_by_the_service_time_it_has_seen(
+    short_line: ConcurrencyLimits, service_s: float
+):
+    """One is being served and one waits: a third would wait for two turns."""
+    release = asyncio.Event()
+
+    async def engine_of_known_pace(exchange: Exchange) -> None:
+        if exchange is engine.exchanges[0]:
+            await asyncio.sleep(service_s)
+        else:
+            await release.wait()
+        await good(exchange)
+
+    async with RawServer(engine_of_known_pace) as engine:
+        router = limited({}, url=engine.base_url)
+        async with serve(router) as url, httpx.AsyncClient() as client:
+
+            def post() -> asyncio.Task[httpx.Response]:
+                return asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=chat("x")))
+
+            assert (await post()).status_code == 200
+            served = post()
+            await engine.seen(2)
+            waits = post()
+            await depth(short_line, 1)
+            refused = await post()
+            release.set()
+            assert {(await served).status_code, (await waits).status_code} == {200}
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
+    wait_s = int(refused.headers["retry-after-ms"]) / 1000
+    assert 2 * service_s <= wait_s < 5 * 2 * service_s
+    assert int(refused.headers["retry-after"]) == math.ceil(wait_s)
+    assert len(engine.exchanges) == 3, "who was refused never reached the engine"
+
+
+async def test_row_43_a_client_that_leaves_the_queue_frees_its_place_at_once(short_line: ConcurrencyLimits):
+    """The next one gets the place, and the engine never hears of the one that left."""
+    release = asyncio.Event()
+
+    async def held(exchange: Exchange) -> None:
+        await release.wait()
+        await good(exchange)
+
+    async with RawServer(held) as engine:
+        router = limited({}, url=engine.base_url)
+        async with serve(router) as url, httpx.AsyncClient() as client:
+
+            def post(who: str) -> asyncio.Task[httpx.Response]:
+                return asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=chat("x", user=who)))
+
+            first = post("first")
+            await engine.seen(1)
+            leaves = post("leaves")
+            await depth(short_line, 1)
+            assert (await post("refused")).status_code == 503
+            leaves.cancel()
+            left_at = time.monotonic()
+            await depth(short_line, 0)
+            assert time.monotonic() - left_at < BOUND_S
+            stays = post("stays")
+            await depth(short_line, 1)
+            release.set()
+            assert {(await first).status_code, (await stays).status_code} == {200}
+    assert [json.loads(exchange.body)["user"] for exchange in engine.exchanges] == ["first", "stays"]
     assert {state for _, _, state in router.breakers.states()} == {"closed"}
 
 

@@ -207,6 +207,34 @@ async def test_a_deadline_ends_no_turn_that_has_begun():
         await waiter.leaves()
 
 
+async def test_a_turn_in_time_leaves_no_timer_behind(monkeypatch: pytest.MonkeyPatch):
+    loop, limits = asyncio.get_running_loop(), limits_of_one()
+    timers: list[asyncio.TimerHandle] = []
+    call_later = loop.call_later
+    monkeypatch.setattr(loop, "call_later", lambda *args: timers.append(call_later(*args)) or timers[-1])
+    async with limits.slot(SHARED):
+        waiter = Visitor(limits, deadline=time.monotonic() + 600)
+        await queued(limits, 1)
+    monkeypatch.undo()
+    await (await waiter.comes_in()).leaves()
+    assert [timer.cancelled() for timer in timers] == [True]
+
+
+async def test_time_that_is_up_in_the_moment_of_a_cancellation_upsets_nobody():
+    loop, limits = asyncio.get_running_loop(), limits_of_one()
+    upset: list[dict] = []
+    loop.set_exception_handler(lambda _, context: upset.append(context))
+    async with limits.slot(SHARED):
+        waiter = Visitor(limits, deadline=time.monotonic() + 0.01)
+        await queued(limits, 1)
+        loop.call_soon(waiter.task.cancel)
+        time.sleep(0.03)  # noqa: ASYNC251  both are due in the next round of the loop, the cancellation first
+        await asyncio.wait({waiter.task})
+    assert waiter.task.cancelled()
+    assert limits.has_room(SHARED)
+    assert not upset
+
+
 async def test_the_estimate_follows_what_was_observed():
     limits = limits_of_one()
     held = 0.05

@@ -86,13 +86,11 @@ class Slot:
     ) -> None:
         self._leave(used=True)
 
-    def hand_over(self) -> bool:
-        """Tell a waiter that it has the slot; False when it waits no more, so that the slot has to go on."""
+    def hand_over(self) -> None:
+        """Tell a waiter that it has the slot. One that is about to leave gives it to the next when it does."""
         turn = self._turn
-        if turn is None or turn.done() or turn.get_loop().is_closed():
-            return False
-        turn.set_result(True)
-        return True
+        if turn is not None and not turn.done() and not turn.get_loop().is_closed():
+            turn.set_result(True)
 
     async def _take_turn(self) -> bool:
         loop = asyncio.get_running_loop()
@@ -112,8 +110,8 @@ class Slot:
         while self._entered:
             slots = self._entered.pop()
             heir = slots.leave(self, now=now, used=used)
-            while heir is not None and not heir.hand_over():
-                heir = slots.leave(heir, now=now, used=False)
+            if heir is not None:
+                heir.hand_over()
 
     def _full(self, limit: ConcurrencyLimit, slots: Slots[Slot], refused: Refused) -> QueueFullError:
         rest = f"{refused.waiting} more wait already" if self._wait else "none is free now"
@@ -123,6 +121,7 @@ class Slot:
 
 
 def _too_late(turn: asyncio.Future[bool]) -> None:
+    # Time can be up in the same round of the loop as a grant or a cancellation.
     if not turn.done():
         turn.set_result(False)
 
