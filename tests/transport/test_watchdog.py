@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from smartrouter_asgi.transport.watchdog import GRACE_S, TURNS, Watchdog
+from smartrouter_asgi.transport.watchdog import GRACE_S, SLICE_S, TURNS, Watchdog
 
 
 class Handle:
@@ -187,6 +187,20 @@ def test_a_stall_excuses_silence_once_and_no_longer_than_it_lasted(
     assert scope.cancelled_at == pytest.approx(100 + stalled_s + grace_s)
 
 
+def test_a_stall_during_the_grace_does_not_use_it_up(loop: HandTurnedLoop, scope: Scope):
+    """Nobody could have listened then either."""
+    watchdog = watch(scope)
+    watchdog.enter("idle", 5)
+    loop.stall(30)
+    loop.turn()
+    loop.stall(30)
+    loop.turn()
+    loop.pass_(GRACE_S - 2 * SLICE_S)
+    assert scope.cancelled_at is None
+    loop.pass_(2 * SLICE_S)
+    assert watchdog.expired == "idle"
+
+
 def test_a_loop_that_always_stalls_cannot_keep_a_silent_engine(loop: HandTurnedLoop, scope: Scope):
     watchdog = watch(scope)
     watchdog.enter("idle", 5)
@@ -195,7 +209,7 @@ def test_a_loop_that_always_stalls_cannot_keep_a_silent_engine(loop: HandTurnedL
         loop.stall(3)
         loop.turn()
         turns += 1
-        assert turns < 6
+        assert turns <= 5 + GRACE_S / SLICE_S + TURNS
 
 
 def test_the_total_gets_turns_but_no_time(loop: HandTurnedLoop, scope: Scope):

@@ -11,6 +11,8 @@ STALLED_S = 0.25
 """A timer that fires so much too late says that the loop was blocked, or the process stopped."""
 GRACE_S = 1.0
 """What a stall excuses at most."""
+SLICE_S = 0.05
+"""A grace is spent in slices: one in which the loop stands still again costs no more than another."""
 TURNS = 3
 """Turns of the loop in which what lies in a socket comes to the task that moves the deadline."""
 
@@ -23,10 +25,21 @@ class Watchdog:
 
     Time in which the loop stood still speaks against nobody. A deadline that is over gets a few turns of the loop, so
     that data which has come already can move it; a phase that ends in a stall gets as much time as the timer was late,
-    at most `GRACE_S`. Each deadline gets this once.
+    at most `GRACE_S`, before that. Each deadline gets this once.
     """
 
-    __slots__ = ("_deadline", "_excused", "_handle", "_loop", "_scope", "_timer_at", "_total_at", "expired", "phase")
+    __slots__ = (
+        "_deadline",
+        "_excused",
+        "_grace_s",
+        "_handle",
+        "_loop",
+        "_scope",
+        "_timer_at",
+        "_total_at",
+        "expired",
+        "phase",
+    )
 
     def __init__(self, scope: anyio.CancelScope, *, total_at: float = math.inf) -> None:
         self._scope = scope
@@ -38,7 +51,9 @@ class Watchdog:
         self._timer_at = math.inf
         self._handle: asyncio.Handle | None = None
         self._excused = math.nan
-        """The deadline that has had its grace."""
+        """The deadline that has had its grace, or is having it."""
+        self._grace_s = 0.0
+        """What is left of that."""
         self.expired: str | None = None
 
     def enter(self, phase: str, seconds: float) -> None:
@@ -53,6 +68,13 @@ class Watchdog:
     def bound(self, total_at: float) -> None:
         """Move the outer bound: a stream that has begun may go on to the deadline of the whole request."""
         self._total_at = total_at
+
+    def expire(self, phase: str) -> None:
+        """Let time be up at once, for a reason that is no clock's. Where a clock was first, its phase stays."""
+        if self.expired is None:
+            self.close()
+            self.expired = phase
+            self._scope.cancel()
 
     def close(self) -> None:
         """Stop watching."""
@@ -73,21 +95,26 @@ class Watchdog:
         due = min(self._deadline, self._total_at)
         if now < due:
             self._arm(due)
-        elif self._excused != due:
+            return
+        if self._excused != due:
             self._excused = due
-            if late_s > STALLED_S and now < self._total_at:
-                self._arm(min(now + min(late_s, GRACE_S), self._total_at))
-            else:
-                self._look_again(TURNS)
+            self._grace_s = min(late_s, GRACE_S) if late_s > STALLED_S else 0.0
+        if self._grace_s > 0 and now < self._total_at:
+            slice_s = min(self._grace_s, SLICE_S)
+            self._grace_s -= slice_s
+            self._arm(min(now + slice_s, self._total_at))
         else:
-            self._handle = None
-            self.expired = "total" if now >= self._total_at else self.phase
-            self._scope.cancel()
+            self._spare(TURNS)
 
-    def _look_again(self, turns: int) -> None:
+    def _spare(self, turns: int) -> None:
         if turns:
             self._timer_at = -math.inf  # nothing is sooner: a new deadline is seen when the turns are over
-            self._handle = self._loop.call_soon(self._look_again, turns - 1)
-        else:
-            self._timer_at = self._loop.time()
+            self._handle = self._loop.call_soon(self._spare, turns - 1)
+            return
+        now = self._timer_at = self._loop.time()
+        if min(self._deadline, self._total_at) != self._excused:
             self._fire()
+            return
+        self._handle = None
+        self.expired = "total" if now >= self._total_at else self.phase
+        self._scope.cancel()
