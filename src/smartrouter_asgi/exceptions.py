@@ -203,6 +203,7 @@ class FailureKind(Enum):
     CONNECT = "connect"  # nothing was sent: refused, DNS, TLS, connect timeout
     STALE = "stale"  # a reused connection died under the request: the server had closed it
     RESET = "reset"  # the connection died after the request was sent, before an answer
+    UPLOAD = "upload"  # it died while a large body was sent: an early refusal that was lost, no word about the server
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"
     SERVER = "server"  # 408, 425, 5xx but 501 and 505
     PROTOCOL = "protocol"  # the answer is not what the protocol says, or a redirect

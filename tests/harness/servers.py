@@ -22,7 +22,8 @@ async def serve(app: Any, *, lifespan: str = "auto", http: str = "auto") -> Asyn
     )
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: or Nagle's waits come in
+    listener.bind(("127.0.0.1", 0))
     task = asyncio.create_task(server._serve([listener]))
     try:
         while not server.started:

@@ -5,7 +5,8 @@
 2. the deadline has passed: give up.
 3. the extra attempts are used up: give up. Failures that never reached an engine use up none.
 4. a reused connection died (STALE): the same candidate at once, one time.
-5. two engines have died over the request (RESET): it may be what kills them, so nobody else is given it.
+5. two engines have died over the request (RESET), or have cut it short (UPLOAD): it may be what kills them, or too
+   large for any, so nobody else is given it.
 6. an untried candidate: at once, in the order of the plan.
 7. a candidate one may come back to: the soonest of them, after its delay.
    Never before its Retry-After, which may be at most `retry_after_cap_s`; never past the deadline; and not for ever:
@@ -41,6 +42,7 @@ NEVER_REACHED = _PAUSED | {
 """Failures of attempts that no engine ever saw: they use up neither retries nor budget."""
 
 _FINAL = (NEVER_REACHED - _PAUSED) | {
+    FailureKind.UPLOAD,
     FailureKind.PROTOCOL,
     FailureKind.AUTH,
     FailureKind.MODEL_MISSING,
@@ -48,6 +50,7 @@ _FINAL = (NEVER_REACHED - _PAUSED) | {
     FailureKind.REJECTED,
 }
 _ENGINE_MAY_BE_BUSY = frozenset({FailureKind.FIRST_TOKEN_TIMEOUT, FailureKind.RESET})
+_PERHAPS_THE_REQUEST = frozenset({FailureKind.RESET, FailureKind.UPLOAD})
 _SAYS_LITTLE = frozenset({FailureKind.CONNECT, FailureKind.STALE, FailureKind.LOCAL, FailureKind.MODEL_MISSING})
 """Nothing was heard, or only that another place has not got the model: any other failure says more."""
 
@@ -154,7 +157,7 @@ def decide(
     last = failures[-1].candidate if failures else 0
     if last in ready and _is_first_stale(by_candidate[last]) and _not_before(by_candidate[last]) <= now:
         return TryNow(last, costs_budget)
-    if sum(failure.kind is FailureKind.RESET for failure in failures) > 1:
+    if sum(failure.kind in _PERHAPS_THE_REQUEST for failure in failures) > 1:
         return GiveUp("exhausted")
     for index, own in enumerate(by_candidate):
         if not own:

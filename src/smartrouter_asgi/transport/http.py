@@ -43,8 +43,9 @@ class Transport(Protocol):
     async def open(self, request: HTTPRequest) -> HTTPAnswer:
         """Send a request and wait for the head of its answer.
 
-        Raises `AttemptError` of kind `CONNECT` when nothing was sent, `STALE` when a reused connection was found dead,
-        `RESET` or `PROTOCOL` otherwise.
+        Raises `AttemptError` of kind `CONNECT` when nothing was sent, `LOCAL` when the gateway lacks the means to,
+        `STALE` when a reused connection was found dead, `UPLOAD` when one was cut under a large body, `RESET` or
+        `PROTOCOL` otherwise.
         """
 
     async def aclose(self) -> None:

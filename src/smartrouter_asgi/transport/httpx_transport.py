@@ -8,19 +8,21 @@ calls in cancels by anyio scopes only.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx
 
 from ..exceptions import AttemptError, FailureKind
 from ..types import Headers
-from .http import HTTPRequest
+from .causes import connect_error, is_own_limit, local_error
+from .http import HTTPRequest, header
 
 KEEPALIVE_EXPIRY_S = 4.0  # below the 5 s after which uvicorn and llama.cpp close an idle connection
+UPLOAD_BYTES = 1024 * 1024
+"""A body over this may be refused while it is sent: the early answer is lost when the connection is reset under it."""
 
 
 class HttpxTransport:
@@ -34,9 +36,9 @@ class HttpxTransport:
 
     async def open(self, request: HTTPRequest) -> HttpxAnswer:
         """Send a request and wait for the head of its answer; see `Transport.open`."""
-        client = self._client_of_this_loop()
         trace = _Trace()
         try:
+            client = self._client_of_this_loop()
             # Built by hand: `client.build_request` would add headers, and cookies an earlier answer had set.
             sent = httpx.Request(
                 request.method,
@@ -47,10 +49,14 @@ class HttpxTransport:
             )
             response = await client.send(sent, stream=True, follow_redirects=False, auth=None)
         except httpx.HTTPError as exc:
-            raise to_attempt_error(exc, request.backend, reused=not trace.connected) from exc
-        except (httpx.InvalidURL, ssl.SSLError, OSError, ExceptionGroup) as exc:
-            raise _connect_error(request.backend, exc) from exc
-        return HttpxAnswer(response, request.backend)
+            raise _failure_before_answer(exc, request, trace) from exc
+        except (httpx.InvalidURL, UnicodeError, OSError, ExceptionGroup) as exc:
+            raise connect_error(request.backend, exc) from exc
+        answer = HttpxAnswer(response, request.backend)
+        if header(answer.headers, b"transfer-encoding") and header(answer.headers, b"content-length"):
+            await answer.aclose()  # where one answer ends and the next begins is anybody's guess
+            raise _protocol_error(request.backend)
+        return answer
 
     async def aclose(self) -> None:
         """Close the connections, unless the client was handed in."""
@@ -106,11 +112,13 @@ class HttpxAnswer:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it arrives; see `HTTPAnswer.chunks`."""
+        response = self._response
         try:
-            if self._response.is_stream_consumed:  # a mock's body, already in memory
-                yield self._response.content
+            if response.is_stream_consumed:  # a mock's body, already in memory
+                yield response.content
                 return
-            async for chunk in self._response.aiter_raw():
+            # Not `aiter_raw`: it would give the connection back before one could look at what is left on it.
+            async for chunk in cast(httpx.AsyncByteStream, response.stream):
                 yield chunk
         except httpx.HTTPError as exc:
             raise to_attempt_error(exc, self._backend, reused=False) from exc
@@ -118,6 +126,8 @@ class HttpxAnswer:
     async def aclose(self) -> None:
         """Close the exchange, shielded so that a cancelled request still frees its socket."""
         with anyio.CancelScope(shield=True):
+            if _has_leftovers(self._response):  # the next request must not take them for its answer
+                await self._response.extensions["network_stream"].aclose()
             await self._response.aclose()
 
 
@@ -134,6 +144,33 @@ class _Trace:
             self.connected = True
 
 
+def _has_leftovers(response: httpx.Response) -> bool:
+    """Tell whether bytes came after the end of an answer, in the same read.
+
+    httpcore 1.0 keeps them and reads the next answer on that connection from them. There is no public way to them;
+    where the private one is gone, nothing is known of any.
+    """
+    held: Any = response.stream
+    for name in ("_stream", "_httpcore_stream", "_stream", "_connection", "_h11_state", "trailing_data"):
+        held = getattr(held, name, None)
+    return bool(held and held[0])
+
+
+def _failure_before_answer(exc: httpx.HTTPError, request: HTTPRequest, trace: _Trace) -> AttemptError:
+    """Say what the end of an exchange means of which no answer was seen."""
+    if is_own_limit(exc):
+        return local_error(request.backend)
+    error = to_attempt_error(exc, request.backend, reused=not trace.connected)
+    if error.kind is FailureKind.RESET and len(request.body) > UPLOAD_BYTES:
+        return AttemptError(
+            f"backend '{request.backend}' closed the connection under a request of {len(request.body)} bytes:"
+            " perhaps it takes none of that size",
+            kind=FailureKind.UPLOAD,
+            code="upstream_disconnected",
+        )
+    return error
+
+
 def to_attempt_error(exc: httpx.HTTPError, backend: str, *, reused: bool) -> AttemptError:
     """Map an httpx error to the failure it means; the text names the backend, never its URL."""
     if isinstance(exc, httpx.ConnectTimeout):
@@ -145,7 +182,7 @@ def to_attempt_error(exc: httpx.HTTPError, backend: str, *, reused: bool) -> Att
             type="timeout_error",
         )
     if isinstance(exc, (httpx.ConnectError, httpx.PoolTimeout, httpx.UnsupportedProtocol)):
-        return _connect_error(backend, exc)
+        return connect_error(backend, exc)
     if isinstance(exc, (httpx.ReadError, httpx.WriteError, httpx.CloseError)) or (
         isinstance(exc, httpx.RemoteProtocolError) and "disconnected" in str(exc)
     ):
@@ -169,27 +206,10 @@ def to_attempt_error(exc: httpx.HTTPError, backend: str, *, reused: bool) -> Att
             type="timeout_error",
             engine_busy=True,
         )
+    return _protocol_error(backend)
+
+
+def _protocol_error(backend: str) -> AttemptError:
     return AttemptError(
-        f"backend '{backend}' does not speak HTTP as it should",
-        kind=FailureKind.PROTOCOL,
-        code="upstream_protocol",
+        f"backend '{backend}' does not speak HTTP as it should", kind=FailureKind.PROTOCOL, code="upstream_protocol"
     )
-
-
-def _connect_error(backend: str, exc: BaseException) -> AttemptError:
-    reason = "its TLS handshake failed" if _is_tls(exc) else "nothing accepts connections at its address"
-    return AttemptError(
-        f"backend '{backend}' cannot be reached: {reason}",
-        kind=FailureKind.CONNECT,
-        status=503,
-        code="no_backend",
-        type="service_unavailable",
-    )
-
-
-def _is_tls(exc: BaseException | None) -> bool:
-    while exc is not None:
-        if isinstance(exc, ssl.SSLError):
-            return True
-        exc = exc.__cause__ or exc.__context__
-    return False
