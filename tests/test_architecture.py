@@ -25,7 +25,7 @@ RANKS = (
     {"wire"},
     {"routing", "resilience", "vram", "backends"},
     {"state", "_asgi", "_watch"},
-    {"assembly", "policies", "settling", "observers", "endpoints", "middleware", "dispatch", "config"},
+    {"assembly", "policies", "loading", "settling", "observers", "drain", "endpoints", "middleware", "dispatch", "config"},
     {"app"},
     {"cli"},
     {"__main__"},

@@ -21,13 +21,15 @@ from .backends.base import Backend, Undecided
 from .config import Settings, load_settings
 from .deployment import Deployment
 from .dispatch import BackendDispatch
+from .drain import Drain
 from .endpoints.admin import admin_routes
 from .endpoints.errors import WrongPath, render_bug, render_error
 from .endpoints.health import BackendHealth, health_routes
 from .endpoints.metrics import Metrics, metrics_routes
 from .endpoints.models import models_routes
 from .events import Observer
-from .exceptions import DrainingError, SmartRouterError
+from .exceptions import SmartRouterError
+from .loading import LOAD, guarded_lifecycles
 from .middleware.errors import ErrorEnvelopeMiddleware
 from .middleware.resilience import ResilienceMiddleware
 from .middleware.resolution import INFERENCE_PATHS, ModelResolutionMiddleware
@@ -35,9 +37,13 @@ from .middleware.vram import VRAMGateMiddleware
 from .observers import LoggingObserver, Observers, ThresholdWarning
 from .resilience.breaker import BreakerBoard
 from .resilience.budget import BudgetBoard
+from .resilience.hedging import Hedging
+from .resilience.rest import RestBoard
 from .routing.balancing import LoadTracker
 from .routing.discovery import Discovery
+from .routing.latency import FirstTokenTimes
 from .settling import Settling
+from .state import SCOPE_KEY
 from .transport.httpx_transport import HttpxTransport
 from .types import ASGIApp, Receive, Scope, Send
 from .vram.gate import VRAMGate
@@ -81,8 +87,10 @@ class SmartRouter:
         }
         self.metrics = Metrics()
         self._tracker = LoadTracker()
+        self._first_tokens = FirstTokenTimes()
         threshold = ThresholdWarning(self._above_threshold, settings.vram.unload_threshold_pct)
-        self._observer = Observers((LoggingObserver(), self.metrics, self._tracker, threshold, *observers))
+        watching = (self._first_tokens,) if settings.resilience.hedge.enabled else ()
+        self._observer = Observers((LoggingObserver(), self.metrics, self._tracker, threshold, *watching, *observers))
         self.breakers = BreakerBoard(
             policies.breaker_policy(settings),
             observer=self._observer,
@@ -95,6 +103,8 @@ class SmartRouter:
             aliases=settings.aliases,
             rules=policies.discovery_rules(settings),
         )
+        self.rests = RestBoard(policies.rest_policy(settings))
+        self._limits = policies.concurrency_limits(settings)
         self.gate = self._build_gate()
         self._settling = Settling()
         self._undecided: dict[str, Undecided] = {
@@ -105,7 +115,7 @@ class SmartRouter:
         }
         self.health = BackendHealth(self.backends, self._breaker_state)
         self.metrics.on_scrape.append(self._update_gauges)
-        self.draining = False
+        self._drain = Drain()
         self._in_lifespan = False
         self._told_about_lifespan = False
         self._inference = self._build_stack()
@@ -133,7 +143,7 @@ class SmartRouter:
     async def lifespan(self, app: object = None) -> AsyncGenerator[None, None]:
         """Warm up on entry, for a moment or in the background, end in order on exit: for the host's own lifespan."""
         self._in_lifespan = True
-        self.draining = False
+        self._drain.reset()
         warm_up = asyncio.create_task(self._warm_up())
         monitor = asyncio.create_task(self._monitor())
         try:
@@ -144,12 +154,12 @@ class SmartRouter:
             yield
         finally:
             self._in_lifespan = False
-            self.draining = True
+            self._drain.reset(active=True)
             warm_up.cancel()
             monitor.cancel()
             await asyncio.gather(warm_up, monitor, return_exceptions=True)
             await self.aclose()
-            self.draining = False
+            self._drain.reset()
 
     async def aclose(self) -> None:
         """Let go of everything: tasks and connections. The router can be used again afterwards."""
@@ -161,18 +171,34 @@ class SmartRouter:
             await backend.aclose()
         await self._transport.aclose()
 
-    def drain(self) -> None:
-        """Take no new inference from now on; what runs goes on."""
-        self.draining = True
+    @property
+    def draining(self) -> bool:
+        """Whether new inference is refused."""
+        return self._drain.active
+
+    @property
+    def running(self) -> int:
+        """How many inference requests run."""
+        return self._drain.running
+
+    def drain(self, timeout_s: float | None = None) -> None:
+        """Take no new inference from now on; what runs is ended after `timeout_s` (default: `drain.timeout`).
+
+        To be called in the event loop. Once begun it can only be made shorter; a new lifespan ends it.
+        """
+        self._drain.begin(self.settings.resilience.drain.timeout_s if timeout_s is None else timeout_s)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send inference to the layers by one dict lookup, everything else through Starlette."""
         if scope["method"] == "POST" and route_path(scope) in INFERENCE_PATHS:
-            if self.draining:
-                raise DrainingError("the gateway is shutting down: try again in a moment", retry_after_s=5.0)
-            if not self._in_lifespan:
-                self._tell_about_lifespan()
-            await self._inference(scope, receive, send)
+            state = scope[SCOPE_KEY]
+            self._drain.enter(state)
+            try:
+                if not self._in_lifespan:
+                    self._tell_about_lifespan()
+                await self._inference(scope, receive, send)
+            finally:
+                self._drain.leave(state)
         else:
             await self._endpoints(scope, receive, send)
 
@@ -218,9 +244,10 @@ class SmartRouter:
             return None
         return VRAMGate(
             budget_bytes=self._budget_bytes,
-            lifecycles=self.backends,
+            lifecycles=guarded_lifecycles(self.backends, self.breakers),
             policy=policies.gate_policy(self.settings, frozenset(self._pinned_ids())),
             observer=self._observer,
+            load_wait_s=lambda backend: self.breakers.get(backend, LOAD).peek(),
         )
 
     def _pinned_ids(self) -> list[str]:
@@ -242,7 +269,7 @@ class SmartRouter:
         app: ASGIApp = BackendDispatch(
             self.backends,
             timeouts=timeouts,
-            limits=policies.concurrency_limits(settings),
+            limits=self._limits,
             inflight=self._tracker.inflight,
             observer=self._observer,
         )
@@ -254,6 +281,8 @@ class SmartRouter:
             policy=policies.retry_policy(settings),
             breakers=self.breakers,
             budgets=BudgetBoard(ratio=budget.ratio, reserve=budget.reserve),
+            rests=self.rests,
+            hedging=self._hedging(),
             timeouts=timeouts,
             idle=self._is_idle,
             observer=self._observer,
@@ -317,6 +346,20 @@ class SmartRouter:
     def _check(self, call: Call, deployment: Deployment) -> None:
         self.backends[deployment.backend].check(call, deployment)
 
+    def _hedging(self) -> Hedging | None:
+        policy = policies.hedge_policy(self.settings)
+        if policy is None:
+            return None
+        return Hedging(policy=policy, times=self._first_tokens, is_ready=self._is_ready)
+
+    def _is_ready(self, deployment: Deployment) -> bool:
+        """Tell whether a deployment would serve a request now, without a queue and without a load."""
+        if not self._limits.has_room(deployment):
+            return False
+        if self.gate is not None and self.gate.covers(deployment):
+            return self.gate.is_ready(deployment)
+        return not self.backends[deployment.backend].capabilities.loads_on_demand
+
     async def _is_idle(self, deployment: Deployment) -> bool | None:
         backend = self.backends[deployment.backend]
         return await backend.is_idle(deployment.model) if backend.capabilities.can_report_idle else None
@@ -343,8 +386,11 @@ class SmartRouter:
         for deployment, count in self._tracker.inflight.items():
             inflight[deployment.partition("/")[0]] += count
         metrics.set_inflight(inflight.items())
+        depths = Counter(self._limits.depths())
         if self.gate is not None:
-            metrics.set_queue(self.gate.queue_depths().items())
+            depths.update(self.gate.queue_depths())
+        metrics.set_queue(depths.items())
+        if self.gate is not None:
             seen = self.gate.snapshot()
             if seen.budget_bytes is not None:
                 metrics.set_vram(

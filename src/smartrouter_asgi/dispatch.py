@@ -10,6 +10,7 @@ from contextlib import aclosing
 from functools import lru_cache
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._asgi import BodyLimits, at_the_edge, route_path
 from .backends.base import Backend, Upstream
@@ -18,6 +19,7 @@ from .events import Observer, StreamFinished
 from .exceptions import (
     AttemptError,
     DeadlineExceededError,
+    DrainingError,
     FailureKind,
     FramingError,
     MethodNotAllowedError,
@@ -151,6 +153,8 @@ class _Relay:
         state = self._state
         with anyio.CancelScope() as scope:
             self._watchdog = watchdog = Watchdog(scope, total_at=state.commit_by)
+            if self._call.stream:
+                self._attempt.watchdog = watchdog
             try:
                 limits, attempt = self._dispatch._limits, self._attempt
                 if limits.apply(attempt.deployment):
@@ -170,6 +174,7 @@ class _Relay:
                 if not self._done:
                     await self._break_off(exc)
             finally:
+                self._attempt.watchdog = None
                 watchdog.close()
         if watchdog.expired is not None and not self._done:
             await self._timed_out(watchdog.expired)
@@ -197,6 +202,7 @@ class _Relay:
 
     async def _plain(self, upstream: Upstream) -> None:
         answer = await upstream.read()
+        await checkpoint_if_cancelled()  # who was ended in this very moment must not begin to answer
         self._first_token()
         self._attempt.upstream_ended()
         headers = self._headers(upstream, b"application/json")
@@ -228,6 +234,7 @@ class _Relay:
                 if len(self._held) > MAX_HELD_BYTES:
                     raise FramingError("the engine sent much and said nothing", code="upstream_protocol")
                 return
+            await checkpoint_if_cancelled()  # as in `_plain`
             data, self._held = self._held, b""
             watchdog.bound(self._state.deadline)
             self._first_token()
@@ -307,6 +314,12 @@ class _Relay:
             if self._state.commit_by >= self._state.started + self._dispatch._timeouts.total_s:
                 self._attempt.fail(FailureKind.SERVER)  # our own patience ended, not a client's shorter one
             raise DeadlineExceededError(f"backend '{name}' had not answered when the request's time was up")
+        if phase == DrainingError.code:
+            message = "the gateway is shutting down: the answer ends before it was complete"
+            await self._break_off(
+                AttemptError(message, kind=FailureKind.ADMISSION, code=phase, type=DrainingError.type, engine_busy=True)
+            )
+            return
         if "client_stall" in (phase, self._watchdog.phase):
             self._attempt.upstream_ended(busy=True)
             self._observe("client_stalled")
@@ -325,7 +338,8 @@ class _Relay:
     def _observe(self, outcome: str, *, failed: bool = False) -> None:
         if outcome != "ok":
             self._state.outcome = outcome
-        self._attempt.stream_ended(failed=failed)
+        if outcome != DrainingError.code:  # which is our doing, and says nothing about the backend
+            self._attempt.stream_ended(failed=failed)
         observer = self._dispatch._observer
         if observer is not None:
             observer.on_event(

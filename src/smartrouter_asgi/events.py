@@ -10,7 +10,7 @@ from .exceptions import FailureKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFinished:
-    """One attempt ended. `outcome` is `ok`, `cancelled` or an error code."""
+    """One attempt ended. `outcome` is `ok`, `cancelled`, `hedged` (another one spoke first) or an error code."""
 
     backend: str
     model: str

@@ -7,6 +7,8 @@ from .config import Settings
 from .resilience.circuit import BreakerPolicy
 from .resilience.concurrency import ConcurrencyLimits
 from .resilience.deadline import Timeouts
+from .resilience.hedging import HedgePolicy
+from .resilience.rest import RestPolicy
 from .resilience.retry import RetryPolicy
 from .routing.discovery import DiscoveryRules
 from .vram.policy import GatePolicy
@@ -41,7 +43,25 @@ def breaker_policy(settings: Settings) -> BreakerPolicy:
         reset_timeout_s=section.reset_timeout_s,
         half_open_max_attempts=section.half_open_max_attempts,
         sliding_window_size=section.sliding_window_size,
+        slow_call_duration_s=section.slow_call_duration_s,
+        slow_call_rate=section.slow_call_rate,
+        slow_call_min_calls=section.slow_call_min_calls,
+        reset_timeout_max_s=section.reset_timeout_max_s,
     )
+
+
+def rest_policy(settings: Settings) -> RestPolicy:
+    """Return how long failing models are left alone."""
+    section = settings.resilience.rest
+    return RestPolicy(base_s=section.base_s, max_s=section.max_s)
+
+
+def hedge_policy(settings: Settings) -> HedgePolicy | None:
+    """Return when a second deployment is asked; None: never."""
+    section = settings.resilience.hedge
+    if not section.enabled:
+        return None
+    return HedgePolicy(quantile=section.quantile, min_samples=section.min_samples, min_delay_s=section.min_delay_s)
 
 
 def timeouts(settings: Settings) -> Timeouts:

@@ -6,6 +6,9 @@ import asyncio
 import math
 from dataclasses import dataclass, field, replace
 
+import anyio
+
+from .exceptions import SmartRouterError
 from .resilience.attempt import Attempt
 from .resilience.deadline import Timeouts, client_priority, client_timeout_s
 from .routing.plan import RoutePlan
@@ -44,6 +47,10 @@ class RequestState:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the client has left, or the answer is complete."""
     disconnected: bool = False
+    work: anyio.CancelScope | None = None
+    """What runs for the request: the reading of its body, then the layers."""
+    ended: SmartRouterError | None = None
+    """What to answer: somebody has cancelled the work before it was committed."""
     outcome: str = ""
     first_token_s: float | None = None
     usage: Usage | None = None

@@ -154,12 +154,13 @@ async def test_a_model_that_never_fits_is_503():
     assert call.header("retry-after")
 
 
-async def test_a_load_that_fails_is_502():
+async def test_a_load_that_fails_is_503_and_says_why():
     engine, inner = gpu(), Inner()
     engine.loading = AttemptError("bad weights", kind=FailureKind.MODEL_FAILED)
     gate = gate_over(engine)
     call = await drive(around(inner, gate), post("/alpha"))
-    assert (call.status, inner.calls, held(gate)) == (502, 0, 0)
+    assert (call.status, inner.calls, held(gate)) == (503, 0, 0)
+    assert call.json()["error"]["code"] == "model_load_failed"
     assert "bad weights" in call.json()["error"]["message"]
 
 

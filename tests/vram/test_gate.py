@@ -292,7 +292,7 @@ async def test_a_failed_load_reaches_every_waiter_and_the_next_request_tries_aga
     results = await asyncio.gather(*(gate.admit(A) for _ in range(3)), return_exceptions=True)
     assert [type(error) for error in results] == [AttemptError] * 3
     assert {(error.kind, error.status, error.code) for error in results} == {
-        (FailureKind.MODEL_FAILED, 502, "upstream_error")
+        (FailureKind.MODEL_FAILED, 503, "model_load_failed")
     }
     assert all("secret" not in error.message for error in results)
     assert gate.snapshot().used_bytes == 0
@@ -664,7 +664,7 @@ async def test_the_observer_learns_of_swaps_and_waits(make_gate, engine):
         ("box/B", "unload"),
         ("box/C", "load_failed"),
     ]
-    assert waits == [("box/A", "admitted"), ("box/B", "admitted"), ("box/C", "upstream_error")]
+    assert waits == [("box/A", "admitted"), ("box/B", "admitted"), ("box/C", "model_load_failed")]
 
 
 async def test_the_observer_learns_who_left(make_gate, engine):

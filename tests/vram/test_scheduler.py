@@ -265,9 +265,9 @@ def test_cancelling_twice_or_after_the_grant_is_harmless():
 @pytest.mark.parametrize(
     ("cause", "kind", "status", "code"),
     [
-        (RuntimeError("boom"), FailureKind.MODEL_FAILED, 502, "upstream_error"),
-        (TimeoutError(), FailureKind.MODEL_FAILED, 502, "upstream_error"),
-        (AttemptError("bad gguf", kind=FailureKind.SERVER), FailureKind.MODEL_FAILED, 502, "upstream_error"),
+        (RuntimeError("boom"), FailureKind.MODEL_FAILED, 503, "model_load_failed"),
+        (TimeoutError(), FailureKind.MODEL_FAILED, 503, "model_load_failed"),
+        (AttemptError("bad gguf", kind=FailureKind.SERVER), FailureKind.MODEL_FAILED, 503, "model_load_failed"),
         (VRAMExhaustedError("oom"), FailureKind.MODEL_FAILED, 503, "vram_exhausted"),
         (
             AttemptError("oom", kind=FailureKind.MODEL_FAILED, code="vram_exhausted"),

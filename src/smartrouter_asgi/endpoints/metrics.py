@@ -151,10 +151,11 @@ class Metrics:
             self._inflight.labels(backend).set(count)
 
     def set_queue(self, depths: Iterable[tuple[str, int]]) -> None:
-        """Set the gate's queue depths; a model nobody waits for is not shown."""
+        """Set how many wait, by deployment id (a backend's own line counts as `other`); empty lines are not shown."""
         self._queue.clear()
-        for model, depth in depths:
-            self._queue.labels(model.partition("/")[2]).inc(depth)
+        for name, depth in depths:
+            if depth:
+                self._queue.labels(name.partition("/")[2] or "other").inc(depth)
 
     def set_vram(self, values: Iterable[tuple[str, str, int]]) -> None:
         """Set bytes by device and kind."""

@@ -10,6 +10,7 @@ from .retry import counts_as_failure
 if TYPE_CHECKING:
     from ..deployment import Deployment
     from ..exceptions import FailureKind
+    from ..transport.watchdog import Watchdog
     from .breaker import CircuitBreaker, Permit
     from .hedging import Entry
 
@@ -43,6 +44,8 @@ class Attempt:
     """It may stand in line: for memory, for a slot, for a load. A hedge may not."""
     entry: Entry | None = None
     """Its place in a race with another attempt of the same request."""
+    watchdog: Watchdog | None = None
+    """What may end its stream, while there is one."""
     first_token_s: float | None = None
     """From admission to the first token of a stream, or to the whole of a plain answer."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -40,20 +40,27 @@ class HedgePolicy:
             raise ConfigurationError("hedge: min_delay must be a finite number of seconds, 0 or more")
 
 
+class UsualTimes(Protocol):
+    """Knows how long the first tokens of deployments take."""
+
+    def quantile_s(self, deployment_id: str, q: float = 0.95, *, min_samples: int = 20) -> float | None:
+        """Return the quantile of a deployment's last first-token times; None while there are too few."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hedging:
     """The policy and the eyes it needs."""
 
     policy: HedgePolicy
-    usual_s: Callable[[str, float, int], float | None]
-    """The quantile of a deployment's first-token times: (deployment id, quantile, least samples)."""
+    times: UsualTimes
     is_ready: Callable[[Deployment], bool]
     """Whether a deployment would serve a request now, without a queue and without a load."""
 
     def after_s(self, deployment: Deployment) -> float | None:
         """Return how long after its admission an attempt gets a hedge; None: never."""
-        usual_s = self.usual_s(deployment.id, self.policy.quantile, self.policy.min_samples)
-        return None if usual_s is None else max(usual_s, self.policy.min_delay_s)
+        policy = self.policy
+        usual_s = self.times.quantile_s(deployment.id, policy.quantile, min_samples=policy.min_samples)
+        return None if usual_s is None else max(usual_s, policy.min_delay_s)
 
 
 class Race:

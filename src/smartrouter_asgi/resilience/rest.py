@@ -2,11 +2,11 @@
 
 A breaker is about a server; a rest is about one model of it.
 1. A deployment that asks for a pause (429 with Retry-After) cools until then, at most `cooling_max_s`.
-2. A model that cannot be loaded, or runs out of memory, is passed over for `base_s`: asked only when nobody else is
-   left. When it fails again it rests, refused even then: for `base_s`, doubled with each failure in a row up to
-   `max_s`. A failure of an attempt that began before the last one was noted is late: it prolongs nothing.
-3. A model that fails otherwise (a template that cannot be rendered, a deterministic 500) may do so because of one odd
-   request: 2 holds for it, once `requests` different ones have failed in a row.
+2. A model that cannot be loaded is passed over for `base_s`: asked only when nobody else is left. When it fails again
+   it rests, refused even then: for `base_s`, doubled with each failure in a row up to `max_s`. A failure of an attempt
+   that began before the last one was noted is late: it prolongs nothing.
+3. A model that fails otherwise (out of memory, a template that cannot be rendered, a deterministic 500) may do so
+   because of one odd request: 2 holds for it, once `requests` different ones have failed in a row.
 4. A success ends the rest and forgets the failures.
 """
 
@@ -21,8 +21,8 @@ from ..exceptions import AttemptError, ConfigurationError, FailureKind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MODEL_DOWN = frozenset({"model_load_failed", "vram_exhausted"})
-"""Codes of failures that no other request would escape."""
+MODEL_DOWN = "model_load_failed"
+"""The code of the one failure that no other request would escape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class RestBoard:
             books = self._books.setdefault(deployment, _Books())
             if began < books.began:
                 return
-            if error.code not in MODEL_DOWN:
+            if error.code != MODEL_DOWN:
                 books.odd.add(fingerprint())
                 if len(books.odd) < self.policy.requests:
                     return

@@ -23,15 +23,21 @@ class FirstTokenTimes:
 
     def on_event(self, event: Event) -> None:
         """Take note of a stream that has begun, however its attempt ended afterwards."""
-        if not isinstance(event, AttemptFinished) or event.operation != "stream" or event.first_token_s is None:
+        if not isinstance(event, AttemptFinished) or event.operation != "stream":
             return
+        sample_s = event.first_token_s
+        if sample_s is None:
+            if event.outcome != "hedged":
+                return
+            # It took at least this long. Left out, hedging would make what it waits by ever shorter.
+            sample_s = event.duration_s
         deployment_id = f"{event.backend}/{event.model}"
         recent = self._recent.get(deployment_id)
         if recent is None:
             if len(self._recent) >= MAX_DEPLOYMENTS:
                 del self._recent[next(iter(self._recent))]
             recent = self._recent[deployment_id] = _Recent()
-        recent.add(event.first_token_s)
+        recent.add(sample_s)
 
     def quantile_s(self, deployment_id: str, q: float = 0.95, *, min_samples: int = 20) -> float | None:
         """Return the smallest time seen that a share `q` of the last streams did not exceed.

@@ -30,7 +30,7 @@ from .snapshot import GateSnapshot, snapshot_of
 from .tasks import OwnTasks, error_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ..deployment import Deployment
     from ..events import Event, Observer
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 class VRAMGate:
     """Lets a request through with a lease on GPU memory for its model; queues, loads and evicts as the policy says.
 
-    `lifecycles` by backend name. `budget_bytes` None: unknown, and `policy.unknown` says what that means. One event
-    loop at a time.
+    `lifecycles` by backend name. `budget_bytes` None: unknown, and `policy.unknown` says what that means.
+    `load_wait_s` says for how long no load may be asked of a backend, None when one may. One event loop at a time.
     """
 
     def __init__(
@@ -55,7 +55,9 @@ class VRAMGate:
         policy: GatePolicy | None = None,
         clock: Clock = time.monotonic,
         observer: Observer | None = None,
+        load_wait_s: Callable[[str], float | None] = lambda backend: None,
     ) -> None:
+        self._load_wait_s = load_wait_s
         self.policy = policy = policy or GatePolicy()
         self._known = budget_bytes is not None
         self._active = self._known or policy.unknown == "closed"
@@ -102,6 +104,9 @@ class VRAMGate:
             return Lease(taken, self)
         if not self._known:
             raise VRAMExhaustedError("how much GPU memory there is is not known", retry_after_s=self.policy.max_wait_s)
+        wait_s = self._load_wait_s(deployment.backend)
+        if wait_s is not None and not self._scheduler.is_coming(key):
+            raise refusals.no_loads(deployment.backend, retry_after_s=wait_s)  # before anybody is evicted for it
         return await self._queue(deployment, key, deadline, now)
 
     async def _queue(self, deployment: Deployment, key: ModelKey, deadline: float, now: float) -> Lease:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..exceptions import (
     AttemptError,
+    BreakerOpenError,
     DrainingError,
     FailureKind,
     QueueFullError,
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
     from .names import ModelKey
 
 NOT_THE_MODEL = frozenset(
-    {FailureKind.CONNECT, FailureKind.STALE, FailureKind.AUTH, FailureKind.RATE_LIMITED, FailureKind.MODEL_MISSING}
+    {
+        FailureKind.CONNECT,
+        FailureKind.STALE,
+        FailureKind.LOCAL,
+        FailureKind.AUTH,
+        FailureKind.RATE_LIMITED,
+        FailureKind.MODEL_MISSING,
+        FailureKind.BREAKER_OPEN,
+    }
 )
 """Failures of a load that say nothing against the model: they stay what they are, and a breaker sees them."""
 
@@ -32,6 +41,13 @@ def queue_timeout(key: ModelKey, waited_s: float, *, retry_after_s: float) -> VR
     """Refuse a waiter whose time is up."""
     return VRAMQueueTimeoutError(
         f"{key.id} did not get into GPU memory within {waited_s:.1f} s", retry_after_s=retry_after_s
+    )
+
+
+def no_loads(backend: str, *, retry_after_s: float) -> BreakerOpenError:
+    """Refuse a request that needs a load of an engine whose loads have failed too often."""
+    return BreakerOpenError(
+        f"loads at backend '{backend}' have failed too often, and it rests for now", retry_after_s=retry_after_s
     )
 
 
@@ -76,6 +92,14 @@ def failed(key: ModelKey, cause: BaseException, *, verb: str, retry_after_s: flo
                 code=VRAMExhaustedError.code,
                 type=VRAMExhaustedError.type,
                 retry_after_s=cause.retry_after_s or retry_after_s,
+            )
+        elif verb == "loaded":
+            error = AttemptError(
+                message,
+                kind=FailureKind.MODEL_FAILED,
+                status=503,
+                code="model_load_failed",
+                type="service_unavailable",
             )
         else:
             error = AttemptError(message, kind=FailureKind.MODEL_FAILED)

@@ -58,6 +58,11 @@ class Scheduler:
         key = self.ledger.names.canonical(key)
         return key not in self.closed and self.ledger.is_resident(key)
 
+    def is_coming(self, key: ModelKey) -> bool:
+        """Tell whether a model is in memory or on its way there, so that waiting for it needs no load of its own."""
+        held = self.ledger.get(self.ledger.names.canonical(key))
+        return held is not None and held.state is not HoldingState.UNLOADING
+
     def request(
         self,
         key: ModelKey,
