@@ -16,7 +16,8 @@ def bind(host: str, port: int) -> list[socket.socket]:
     bound: list[socket.socket] = []
     refused: OSError | None = None
     for family, address in _addresses(host, port):
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio turns Nagle's algorithm off only where the protocol is named: else an answer waits 40 ms for an ACK.
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
