@@ -42,9 +42,9 @@ class Counted(BreakerBoard):
                 self.issued += 1
                 return acquire()
 
-            def settled(epoch, probe, failed, exc=None):
+            def settled(epoch, probe, failed, *told):
                 self.outcomes.append(failed)
-                settle(epoch, probe, failed, exc)
+                settle(epoch, probe, failed, *told)
 
             breaker.acquire, breaker._settle = acquired, settled
         return breaker

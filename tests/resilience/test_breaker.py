@@ -164,6 +164,14 @@ def test_streams_that_end_badly_open_the_breaker_and_are_heard_of(clock: Clock) 
     assert (storage.state, storage.counter) == (S.OPEN, 2)
 
 
+def test_move_by_the_end_of_a_stream_is_told_at_once(clock: Clock) -> None:
+    recorder = Recorder()
+    breaker = make(clock, listeners=[recorder])
+    for stream in (breaker.acquire(), breaker.acquire()):
+        stream.late_outcome(True)
+    assert recorder.heard == ["CLOSED>OPEN"]
+
+
 def test_failure_without_an_exception_is_heard_of_too(clock: Clock) -> None:
     recorder = Recorder()
     storage = CircuitMemoryStorage(S.CLOSED)
@@ -483,3 +491,172 @@ async def test_async_generator_is_refused_without_an_outcome(clock: Clock) -> No
     with pytest.raises(TypeError, match="acquire"):
         breaker.call(numbers)
     assert breaker.fail_counter == 0
+
+
+# slow calls
+
+
+SLOW = BreakerPolicy(
+    failure_threshold=5, sliding_window_size=10, slow_call_duration_s=2.0, slow_call_rate=0.5, slow_call_min_calls=4
+)
+
+
+def test_slow_first_tokens_open_it_though_every_call_succeeded(clock: Clock) -> None:
+    recorder, storage = Recorder(), CircuitMemoryStorage(S.CLOSED)
+    breaker = make(clock, policy=SLOW, listeners=[recorder], state_storage=storage)
+    for first_token_s in (0.1, 0.1, 2.0, None, 3.0):
+        breaker.acquire().success(first_token_s)
+    assert (breaker.state_name, breaker.fail_counter) == ("open", 0)
+    assert recorder.heard == [*["success"] * 4, "CLOSED>OPEN", "success"], "a slow call is no failed one"
+    assert (storage.state, storage.counter) == (S.OPEN, 0)
+
+
+def test_first_token_time_means_nothing_where_it_is_not_asked_for(clock: Clock) -> None:
+    for policy in (POLICY, BreakerPolicy(enabled=False)):
+        breaker = make(clock, policy=policy)
+        for _ in range(100):
+            breaker.acquire().success(first_token_s=1e6)
+        assert breaker.state_name == "closed"
+
+
+def test_board_hands_its_chance_to_its_breakers(clock: Clock) -> None:
+    board = BreakerBoard(BreakerPolicy(reset_timeout_max_s=600.0), clock=clock, random=lambda: 0.5)
+    breaker = board.get("a", "chat")
+    breaker.open()
+    breaker.half_open()
+    breaker.open()
+    assert breaker.peek() == pytest.approx(126.0)
+
+
+def test_board_tells_how_many_outcomes_came_too_late(clock: Clock) -> None:
+    board = BreakerBoard(POLICY, clock=clock)
+    late = board.get("a", "chat").acquire()
+    board.get("a", "chat").open()
+    late.success()
+    late.late_outcome(True)
+    board.get("b", "list")
+    assert board.stale() == [("a", "chat", 2), ("b", "list", 0)]
+
+
+# other people's code
+
+
+class Closing(aiobreaker.CircuitBreakerListener):
+    """Closes again whatever it hears of, at once."""
+
+    def state_change(self, breaker: Any, old: Any, new: Any) -> None:
+        if new.state is not S.CLOSED:
+            breaker.close()
+
+
+def test_listener_that_moves_the_breaker_changes_no_order_of_what_others_hear(clock: Clock) -> None:
+    recorder, events = Recorder(), Events()
+    breaker = make(clock, listeners=[Closing(), recorder], observer=events)
+    fail(breaker)
+    assert breaker.state_name == "closed"
+    assert recorder.heard[-2:] == ["CLOSED>OPEN", "OPEN>CLOSED"]
+    assert [event.state for event in events.seen if isinstance(event, BreakerChanged)] == ["open", "closed"]
+
+
+def test_listener_that_moves_the_breaker_on_a_failure_hears_the_move_before_its_own(clock: Clock) -> None:
+    class ClosingOnFailure(Recorder):
+        def failure(self, breaker: Any, exception: Exception) -> None:
+            super().failure(breaker, exception)
+            if breaker.state_name == "open":
+                breaker.close()
+
+    listener, storage = ClosingOnFailure(), CircuitMemoryStorage(S.CLOSED)
+    breaker = make(clock, listeners=[listener], state_storage=storage)
+    fail(breaker)
+    assert listener.heard[2:] == ["CLOSED>OPEN", "OPEN>CLOSED"]
+    assert (breaker.state_name, storage.state) == ("closed", S.CLOSED)
+
+
+def test_permit_of_a_probe_is_of_the_epoch_it_was_let_in(clock: Clock) -> None:
+    breaker = make(clock)
+    fail(breaker)
+    clock.now += 60
+    breaker.add_listener(Closing())
+    permit = breaker.acquire()
+    assert breaker.state_name == "closed"
+    permit.failure()
+    assert (breaker.state_name, breaker.stale) == ("closed", 1), "one failure opens no closed breaker"
+
+
+def test_arguments_of_a_call_may_have_any_name(clock: Clock) -> None:
+    breaker = make(clock, listeners=[Recorder()])
+    assert breaker.call(dict, method="GET", listener=1, act=2) == {"method": "GET", "listener": 1, "act": 2}
+
+
+async def test_coroutine_is_refused_where_nobody_awaits_it(clock: Clock) -> None:
+    breaker = make(clock)
+    fail(breaker)
+    clock.now += 60
+
+    async def fetch() -> None:
+        raise AssertionError("never begun")
+
+    for _ in range(5):
+        with pytest.raises(TypeError, match="call_async"):
+            breaker.call(fetch)
+    assert breaker.state_name == "half-open", "what was not done is no success"
+    assert breaker.peek() is None
+
+
+def test_function_decorated_by_two_breakers_counts_once_for_each(clock: Clock) -> None:
+    one, other = make(clock), make(clock)
+
+    @other
+    @one
+    def plain() -> None:
+        raise ValueError("boom")
+
+    for caller in (one, other):
+        with pytest.raises(ValueError, match="boom"):
+            caller.call(plain)
+        assert (one.fail_counter, other.fail_counter) == (1, 1)
+        one.close()
+        other.close()
+
+
+def test_storage_that_swallows_what_it_is_told_takes_nothing_back(clock: Clock) -> None:
+    class Swallowing(CircuitMemoryStorage):
+        """As aiobreaker's for Redis while Redis is down: it loses writes and answers with a default."""
+
+        @property
+        def state(self) -> Any:
+            return S.CLOSED
+
+        @state.setter
+        def state(self, state: Any) -> None:
+            pass
+
+    breaker = make(clock, state_storage=Swallowing(S.CLOSED))
+    fail(breaker)
+    assert breaker.peek() == 60.0
+    assert breaker.state_name == "open"
+
+
+def test_storage_that_keeps_no_time_still_shares_the_state(clock: Clock) -> None:
+    class Timeless(CircuitMemoryStorage):
+        @property
+        def opened_at(self) -> Any:
+            return None
+
+        @opened_at.setter
+        def opened_at(self, date_time: Any) -> None:
+            raise NotImplementedError
+
+    storage = Timeless(S.CLOSED)
+    one, other = make(clock, state_storage=storage), make(clock, state_storage=storage)
+    fail(one)
+    assert other.peek() == 60.0
+
+
+def test_storage_with_a_state_nobody_knows_leaves_the_breaker_working_alone(clock: Clock) -> None:
+    storage = CircuitMemoryStorage(S.CLOSED)
+    breaker = make(clock, state_storage=storage)
+    storage.state = "open"  # type: ignore[assignment]
+    assert breaker.peek() is None
+    fail(breaker)
+    assert breaker.state_name == "open"

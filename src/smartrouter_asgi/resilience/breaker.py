@@ -6,6 +6,7 @@ event loop. A `BreakerBoard` holds the breakers of a router.
 
 from __future__ import annotations
 
+import random
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..events import BreakerChanged
 from ..exceptions import SmartRouterError
 from .circuit import BreakerPolicy, Circuit, CircuitState
+from .hooks import Hooks
 from .permit import NULL_PERMIT, Permit
 from .states import MEMBERS, NAMES, CircuitOpenError
 from .stock import StockInterface
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     import aiobreaker
 
     from ..events import Observer
-    from ..types import Clock
+    from ..types import Clock, Random
 
 __all__ = ["BreakerBoard", "BreakerPolicy", "CircuitBreaker", "CircuitOpenError", "Permit"]
 
@@ -33,7 +35,7 @@ class CircuitBreaker(StockInterface):
 
     A `state_storage` shares the state between breakers: another one's move is taken over before the next permit.
     Its counter is written, never read: what opens this breaker is its own window. Listeners and observer hear of
-    every settled permit and every move; one that raises is ignored and logged once.
+    every settled permit and every move, in the order these happened; one that raises is ignored and logged once.
     """
 
     def __init__(
@@ -43,13 +45,15 @@ class CircuitBreaker(StockInterface):
         backend: str = "",
         operation: str = "",
         clock: Clock = time.monotonic,
+        random: Random = random.random,
         probe_lease_s: float = 120.0,
         observer: Observer | None = None,
         exclude: Iterable[Callable[[Exception], bool] | type[Exception]] | None = None,
         listeners: Iterable[aiobreaker.CircuitBreakerListener] | None = None,
         state_storage: aiobreaker.storage.base.CircuitBreakerStorage | None = None,
     ) -> None:
-        self._circuit = Circuit(policy or BreakerPolicy(), probe_lease_s=probe_lease_s)
+        self._circuit = Circuit(policy or BreakerPolicy(), probe_lease_s=probe_lease_s, random=random)
+        self._hooks = Hooks(f"{backend}/{operation}")
         self._backend = backend
         self._operation = operation
         self._clock = clock
@@ -86,9 +90,11 @@ class CircuitBreaker(StockInterface):
             raise CircuitOpenError(
                 f"the circuit breaker of {self._name} is {before}", retry_after_s=circuit.wait_s(now) or 0.0
             )
+        permit = Permit(self, circuit.epoch, probe)
         if circuit.state != before:
             self._moved(before)
-        return Permit(self, circuit.epoch, probe)
+            self._hooks.tell()
+        return permit
 
     @property
     def state_name(self) -> CircuitState:
@@ -100,39 +106,51 @@ class CircuitBreaker(StockInterface):
         """How many outcomes came too late to count."""
         return self._circuit.stale
 
-    def _settle(self, epoch: int, probe: int, failed: bool | None, exc: Exception | None = None) -> None:
+    def _settle(
+        self,
+        epoch: int,
+        probe: int,
+        failed: bool | None,
+        exc: Exception | None = None,
+        first_token_s: float | None = None,
+    ) -> None:
         circuit = self._circuit
         before, current = circuit.state, circuit.epoch
-        circuit.settle(epoch, probe, failed, self._clock())
+        circuit.settle(epoch, probe, failed, self._clock(), first_token_s)
         if failed:
             if epoch == current:
-                self._guard(self._state_storage.increment_counter)
+                self._hooks.guard(self._state_storage.increment_counter)
             if self._listeners:
-                self._tell("failure", exc or SmartRouterError(f"an attempt at {self._name} failed"))
+                self._note("failure", exc or SmartRouterError(f"an attempt at {self._name} failed"))
         if circuit.epoch != current:
             self._moved(before)
-        if failed is False and self._listeners:
-            self._tell("success")
+        elif not self._listeners:
+            return
+        if failed is False:
+            self._note("success")
+        self._hooks.tell()
 
     def _end(self, epoch: int, failed: bool) -> None:
         circuit = self._circuit
         before, current = circuit.state, circuit.epoch
         circuit.end(epoch, failed, self._clock())
         if failed and epoch == current:
-            self._guard(self._state_storage.increment_counter)
+            self._hooks.guard(self._state_storage.increment_counter)
         if circuit.epoch != current:
             self._moved(before)
+            self._hooks.tell()
 
     def _force(self, state: CircuitState, *, publish: bool = True) -> None:
         before = self._circuit.state
         self._circuit.move(state, self._clock())
         self._moved(before, publish=publish)
+        self._hooks.tell()
 
     def _adopt(self) -> None:
         try:
             state = NAMES[self._state_storage.state]
         except Exception as exc:  # a storage that is down: this breaker goes on alone
-            self._complain(exc)
+            self._hooks.complain(exc)
             return
         if state == self._heard:  # only what is news counts: a storage that lost our last move takes nothing back
             return
@@ -144,22 +162,27 @@ class CircuitBreaker(StockInterface):
         state = self._circuit.state
         old, self._state = self._state, self._create_new_state(MEMBERS[state])
         if publish:
-            self._guard(self._publish, state)
+            self._publish(state)
         if state == before:
             return
-        self._tell("state_change", old, self._state)
+        self._note("state_change", old, self._state)
         if self._observer is not None:
             event = BreakerChanged(backend=self._backend, operation=self._operation, state=state)
-            self._guard(self._observer.on_event, event)
+            self._hooks.note(self._observer, "on_event", event)
 
     def _publish(self, state: CircuitState) -> None:
-        storage = self._state_storage
-        if state == "open":
-            storage.opened_at = datetime.now(UTC).replace(tzinfo=None)  # for eyes only, as aiobreaker has it
+        storage, guard = self._state_storage, self._hooks.guard
+        if state == "open":  # for eyes only, and without a time zone, as aiobreaker has it
+            guard(setattr, storage, "opened_at", datetime.now(UTC).replace(tzinfo=None))
         elif state == "closed":
-            storage.reset_counter()
+            guard(storage.reset_counter)
+        guard(self._write, state)
+
+    def _write(self, state: CircuitState) -> None:
+        storage = self._state_storage
         storage.state = MEMBERS[state]
-        self._heard = state
+        # read back: aiobreaker's Redis storage swallows a write that fails and goes on answering with a default
+        self._heard = NAMES[storage.state]
 
 
 class BreakerBoard:
@@ -173,11 +196,13 @@ class BreakerBoard:
         policy: BreakerPolicy | None = None,
         *,
         clock: Clock = time.monotonic,
+        random: Random = random.random,
         observer: Observer | None = None,
         probe_lease_s: float = 120.0,
     ) -> None:
         self._policy = policy or BreakerPolicy()
         self._clock = clock
+        self._random = random
         self._observer = observer
         self._probe_lease_s = probe_lease_s
         self._breakers: dict[tuple[str, str], CircuitBreaker] = {}
@@ -191,11 +216,21 @@ class BreakerBoard:
                 backend=backend,
                 operation=operation,
                 clock=self._clock,
+                random=self._random,
                 probe_lease_s=self._probe_lease_s,
                 observer=self._observer,
             )
         return breaker
 
+    def forget(self, backend: str) -> None:
+        """Drop the breakers of a name that turned out to be none."""
+        for key in [key for key in self._breakers if key[0] == backend]:
+            del self._breakers[key]
+
     def states(self) -> list[tuple[str, str, str]]:
         """List (backend, operation, state) of every breaker there is."""
         return [(*key, breaker.state_name) for key, breaker in self._breakers.items()]
+
+    def stale(self) -> list[tuple[str, str, int]]:
+        """List (backend, operation, how many outcomes came too late to count) of every breaker there is."""
+        return [(*key, breaker.stale) for key, breaker in self._breakers.items()]

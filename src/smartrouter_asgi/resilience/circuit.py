@@ -1,20 +1,35 @@
-"""The circuit of a breaker: a pure, synchronous state machine. Time is an argument, effects are the caller's.
+"""The circuit of a breaker: a pure, synchronous state machine. Time and chance are arguments, effects the caller's.
 
 1. closed: outcomes go into a window of the last N; enough failures among them open the circuit.
-2. open: nobody passes until `reset_timeout_s` is over; the first to ask after that half-opens it.
+2. open: nobody passes until the open time is over; the first to ask after that half-opens it.
 3. half-open: at most `half_open_max_attempts` probes, unsettled and succeeded ones together.
    All of them succeed: closed. The first failure: open again.
-4. Every move starts an epoch. What began in an older epoch never moves the circuit; it is counted as stale.
+4. Every move starts an epoch. What began in an older epoch never moves the circuit, so no open period is lengthened
+   by an outcome that comes late; it is counted as stale.
+5. Slow calls (`slow_call_duration_s`, off by default): a success is slow when its first token took that long or longer.
+   Enough outcomes in the window that told a time, and enough slow ones among those, open the circuit as well. A probe's
+   slow success is a failure.
+6. The open time is `reset_timeout_s`. With `reset_timeout_max_s` it escalates while openings follow in a row: the first
+   lasts exactly `reset_timeout_s`, each next one twice as long, up to the maximum; on top of those comes a jitter of up
+   to `reset_timeout_jitter` of the time. An opening follows in the row unless the circuit was closed for at least
+   `reset_timeout_s` in one piece since the last: a backend that was well for as long as the shortest pause starts anew,
+   one that flaps or fails its probes does not. A forced opening is like any other; one of an open circuit begins the
+   same pause again.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
+import random
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..exceptions import ConfigurationError
+from .pause import OpenPause
+from .window import SlidingWindow
+
+if TYPE_CHECKING:
+    from ..types import Random
 
 CircuitState: TypeAlias = Literal["closed", "half-open", "open"]
 
@@ -33,6 +48,16 @@ class BreakerPolicy:
     half_open_max_attempts: int = 3
     """Probes per half-open period, all of which must succeed."""
     sliding_window_size: int = 100
+    slow_call_duration_s: float | None = None
+    """A success is slow when its first token took at least this long; None: no success is."""
+    slow_call_rate: float = 0.8
+    """This share of slow ones, among the outcomes in the window that told a first-token time, opens it."""
+    slow_call_min_calls: int = 10
+    """As long as fewer outcomes in the window told a first-token time, their rate says nothing."""
+    reset_timeout_max_s: float | None = None
+    """Up to this the open time doubles with each opening in a row; None: every one lasts `reset_timeout_s`."""
+    reset_timeout_jitter: float = 0.1
+    """A longer open time is lengthened by up to this share of it, so that workers do not probe in step."""
 
     def __post_init__(self) -> None:
         if self.failure_threshold < 1 or self.half_open_max_attempts < 1:
@@ -44,6 +69,35 @@ class BreakerPolicy:
             )
         if not (math.isfinite(self.reset_timeout_s) and self.reset_timeout_s >= 0):
             raise ConfigurationError("circuit_breaker: reset_timeout must be a finite number of seconds, 0 or more")
+        if self.slow_call_duration_s is not None:
+            self._check_slow_calls(self.slow_call_duration_s)
+        if self.reset_timeout_max_s is not None:
+            self._check_escalation(self.reset_timeout_max_s)
+
+    def is_slow(self, first_token_s: float | None) -> bool:
+        """Tell whether a success with this time to its first token is a slow one."""
+        limit_s = self.slow_call_duration_s
+        return limit_s is not None and first_token_s is not None and first_token_s >= limit_s
+
+    def _check_slow_calls(self, limit_s: float) -> None:
+        if not (math.isfinite(limit_s) and limit_s > 0):
+            raise ConfigurationError("circuit_breaker: slow_call_duration must be a finite number of seconds above 0")
+        if not 0 < self.slow_call_rate <= 1:
+            raise ConfigurationError("circuit_breaker: slow_call_rate must be above 0 and at most 1")
+        if not 1 <= self.slow_call_min_calls <= self.sliding_window_size:
+            raise ConfigurationError(
+                f"circuit_breaker: slow_call_min_calls must be at least 1 and at most sliding_window_size "
+                f"({self.sliding_window_size}), or slow calls never open it"
+            )
+
+    def _check_escalation(self, longest_s: float) -> None:
+        if not (math.isfinite(longest_s) and longest_s >= self.reset_timeout_s > 0):
+            raise ConfigurationError(
+                "circuit_breaker: reset_timeout_max must be a finite number of seconds, at least reset_timeout, "
+                "which must be above 0"
+            )
+        if not 0 <= self.reset_timeout_jitter <= 1:
+            raise ConfigurationError("circuit_breaker: reset_timeout_jitter must be from 0 to 1")
 
 
 class Circuit:
@@ -53,12 +107,14 @@ class Circuit:
     """
 
     __slots__ = (
-        "_failures",
+        "_closed_at",
         "_opened_at",
-        "_outcomes",
+        "_pause",
         "_probes",
+        "_random",
         "_serial",
         "_succeeded",
+        "_window",
         "epoch",
         "policy",
         "probe_lease_s",
@@ -66,16 +122,17 @@ class Circuit:
         "state",
     )
 
-    def __init__(self, policy: BreakerPolicy, *, probe_lease_s: float = 120.0) -> None:
+    def __init__(self, policy: BreakerPolicy, *, probe_lease_s: float = 120.0, random: Random = random.random) -> None:
         self.policy = policy
         self.probe_lease_s = probe_lease_s
         self.state: CircuitState = "closed"
         self.epoch = 0
         self.stale = 0
-        # The window holds the serial numbers of failures only, so that a success costs one addition.
-        self._outcomes = 0
-        self._failures: deque[int] = deque()
+        self._random = random
+        self._window = SlidingWindow()
+        self._pause = OpenPause()
         self._opened_at = 0.0
+        self._closed_at = -math.inf
         self._serial = 0
         self._probes: dict[int, float] = {}
         self._succeeded = 0
@@ -83,15 +140,14 @@ class Circuit:
     @property
     def failures(self) -> int:
         """How many of the last `sliding_window_size` outcomes were failures."""
-        oldest = self._outcomes - self.policy.sliding_window_size
-        return sum(number > oldest for number in self._failures)
+        return self._window.failures(self.policy)
 
     def wait_s(self, now: float) -> float | None:
         """Return None when `admit` would let somebody pass, else the seconds after which to ask again (> 0)."""
         if self.state == "closed":
             return None
         if self.state == "open":
-            remaining = self._opened_at + self.policy.reset_timeout_s - now
+            remaining = self._opened_at + self._pause.length_s(self.policy) - now
             return remaining if remaining > 0 else None
         leases = [issued + self.probe_lease_s - now for issued in self._probes.values()]
         live = [left for left in leases if left > 0]
@@ -112,17 +168,22 @@ class Circuit:
         self._probes[self._serial] = now
         return self._serial
 
-    def settle(self, epoch: int, probe: int, failed: bool | None, now: float) -> None:
-        """Take the outcome of an attempt let in during `epoch` (None: no outcome, only the slot comes back)."""
+    def settle(
+        self, epoch: int, probe: int, failed: bool | None, now: float, first_token_s: float | None = None
+    ) -> None:
+        """Take the outcome of an attempt let in during `epoch` (None: no outcome, only the slot comes back).
+
+        `first_token_s` is how long a success took to its first token, where that is known.
+        """
         if epoch != self.epoch:
             self.stale += failed is not None
         elif not probe:
-            if failed is not None:
-                self._record(failed, now)
+            if failed is not None and self._window.record(self.policy, failed, first_token_s):
+                self.move("open", now)
         else:
             self._expire(now)
             held = self._probes.pop(probe, None) is not None
-            if failed:
+            if failed or (failed is False and self.policy.is_slow(first_token_s)):
                 self.move("open", now)
             elif failed is False:
                 self._succeed(held, now)
@@ -132,32 +193,27 @@ class Circuit:
         if epoch != self.epoch:
             self.stale += 1
         elif self.state == "closed":
-            self._record(failed, now)
+            if self._window.record(self.policy, failed, None):
+                self.move("open", now)
         elif failed:
             self.move("open", now)
 
     def move(self, state: CircuitState, now: float) -> None:
         """Go to `state` and start a new epoch with an empty window and no probes."""
+        if self.state == "closed":
+            if now - self._closed_at >= self.policy.reset_timeout_s:
+                self._pause.end_row()
+        elif state == "closed":
+            self._closed_at = now
+        if state == "open":
+            if self.state != "open":
+                self._pause.begin(self.policy, self._random)
+            self._opened_at = now
         self.state = state
         self.epoch += 1
-        self._outcomes = 0
-        self._failures.clear()
+        self._window.clear()
         self._probes.clear()
         self._succeeded = 0
-        if state == "open":
-            self._opened_at = now
-
-    def _record(self, failed: bool, now: float) -> None:
-        self._outcomes += 1
-        if not failed:
-            return
-        failures = self._failures
-        failures.append(self._outcomes)
-        oldest = self._outcomes - self.policy.sliding_window_size
-        while failures[0] <= oldest:
-            failures.popleft()
-        if len(failures) >= self.policy.failure_threshold:
-            self.move("open", now)
 
     def _succeed(self, held: bool, now: float) -> None:
         if not held:

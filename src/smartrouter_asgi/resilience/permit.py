@@ -14,7 +14,14 @@ class Settles(Protocol):
     def is_system_error(self, exception: Exception) -> bool:
         """Tell whether an exception speaks against the backend."""
 
-    def _settle(self, epoch: int, probe: int, failed: bool | None, exc: Exception | None = None) -> None: ...
+    def _settle(
+        self,
+        epoch: int,
+        probe: int,
+        failed: bool | None,
+        exc: Exception | None = None,
+        first_token_s: float | None = None,
+    ) -> None: ...
 
     def _end(self, epoch: int, failed: bool) -> None: ...
 
@@ -35,11 +42,11 @@ class Permit:
         self._settled = False
         self._ended = False
 
-    def success(self) -> None:
-        """Settle: the backend is well."""
+    def success(self, first_token_s: float | None = None) -> None:
+        """Settle: the backend is well; `first_token_s` after the attempt began its first token came, where known."""
         if not self._settled:
             self._settled = True
-            self._breaker._settle(self._epoch, self._probe, False)
+            self._breaker._settle(self._epoch, self._probe, False, None, first_token_s)
 
     def failure(self, exc: Exception | None = None) -> None:
         """Settle: the backend failed; `exc` is what listeners hear."""
@@ -87,7 +94,7 @@ class NullPermit(Permit):
     def __init__(self) -> None:
         """Belong to no breaker."""
 
-    def success(self) -> None:
+    def success(self, first_token_s: float | None = None) -> None:
         """Do nothing."""
 
     def failure(self, exc: Exception | None = None) -> None:

@@ -6,11 +6,10 @@ Everything here rests on two verbs of the subclass, `acquire` and `peek`, and on
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from types import AsyncGeneratorType, GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import aiobreaker
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
     from .circuit import Circuit, CircuitState
+    from .hooks import Hooks
     from .permit import Permit
 
-_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -32,7 +31,7 @@ class StockInterface(aiobreaker.CircuitBreaker):  # type: ignore[misc]  # aiobre
 
     _circuit: Circuit
     _state: aiobreaker.state.CircuitBreakerBaseState
-    _complained = False
+    _hooks: Hooks
 
     def acquire(self) -> Permit:
         """Return a permit for one attempt or raise CircuitOpenError."""
@@ -57,7 +56,8 @@ class StockInterface(aiobreaker.CircuitBreaker):  # type: ignore[misc]  # aiobre
             raise
         if isinstance(result, GeneratorType):
             return cast("_T", _guarded(permit, result))
-        self._refuse_stream(permit, result)
+        _refuse_stream(permit, result)
+        _refuse_coroutine(permit, result)
         permit.success()
         return result
 
@@ -67,7 +67,7 @@ class StockInterface(aiobreaker.CircuitBreaker):  # type: ignore[misc]  # aiobre
             return await func(*args, **kwargs)
         with self._begin(func, args, kwargs) as permit:
             awaitable = func(*args, **kwargs)
-            self._refuse_stream(permit, awaitable)
+            _refuse_stream(permit, awaitable)
             return await awaitable
 
     def __call__(self, *call_args: Any, ignore_on_call: bool = True) -> Any:
@@ -75,7 +75,7 @@ class StockInterface(aiobreaker.CircuitBreaker):  # type: ignore[misc]  # aiobre
         if not call_args:
             return partial(self.__call__, ignore_on_call=ignore_on_call)
         decorated = super().__call__(*call_args, ignore_on_call=ignore_on_call)
-        decorated._guarded_by = self
+        decorated._guarded_by = (*getattr(decorated, "_guarded_by", ()), self)
         return decorated
 
     def is_system_error(self, exception: Exception) -> bool:
@@ -83,7 +83,7 @@ class StockInterface(aiobreaker.CircuitBreaker):  # type: ignore[misc]  # aiobre
         return not any(self._excludes(exclusion, exception) for exclusion in self._excluded_exceptions)
 
     def open(self) -> None:
-        """Open it now, for the whole reset timeout."""
+        """Open it now, for a whole open time."""
         self._force("open")
 
     def half_open(self) -> None:
@@ -124,7 +124,7 @@ class StockInterface(aiobreaker.CircuitBreaker):  # type: ignore[misc]  # aiobre
 
     @property
     def timeout_duration(self) -> timedelta:
-        """How long it stays open."""
+        """How long it stays open, at the least."""
         return timedelta(seconds=self._circuit.policy.reset_timeout_s)
 
     @timeout_duration.setter
@@ -150,13 +150,14 @@ class StockInterface(aiobreaker.CircuitBreaker):  # type: ignore[misc]  # aiobre
     def _create_new_state(
         self, new_state: aiobreaker.CircuitBreakerState, prev_state: object = None, notify: bool = False
     ) -> aiobreaker.state.CircuitBreakerBaseState:
-        # never notifies: aiobreaker's listeners loop is not guarded, `_moved` is
+        # never notifies: aiobreaker's loop over listeners is not guarded, `Hooks` is
         return TAGS[new_state](self, prev_state=prev_state, notify=False)
 
     def _begin(self, func: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Permit:
         permit = self.acquire()
         if self._listeners:
-            self._tell("before_call", func, *args, **kwargs)
+            self._note("before_call", func, *args, **kwargs)
+            self._hooks.tell()
         return permit
 
     def _excludes(self, exclusion: Callable[[Exception], bool] | type[Exception], exception: Exception) -> bool:
@@ -166,31 +167,28 @@ class StockInterface(aiobreaker.CircuitBreaker):  # type: ignore[misc]  # aiobre
         try:
             return bool(exclusion(exception))
         except Exception as exc:
-            self._complain(exc)
+            self._hooks.complain(exc)
             return False
 
-    def _tell(self, method: str, *args: Any, **kwargs: Any) -> None:
-        for listener in tuple(self._listeners):
-            self._guard(getattr(listener, method), self, *args, **kwargs)
-
-    def _guard(self, act: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-        try:
-            act(*args, **kwargs)
-        except Exception as exc:
-            self._complain(exc)
-
-    def _complain(self, exc: Exception) -> None:
-        if not self._complained:
-            self._complained = True
-            _log.warning("a hook or storage of circuit breaker %s raised %s", self._name, type(exc).__name__)
+    def _note(self, method: str, /, *args: Any, **kwargs: Any) -> None:
+        for listener in self._listeners:
+            self._hooks.note(listener, method, self, *args, **kwargs)
 
     def _guards(self, func: Callable[..., object]) -> bool:
-        return getattr(func, "_ignore_on_call", False) and getattr(func, "_guarded_by", None) is self
+        return getattr(func, "_ignore_on_call", False) and self in getattr(func, "_guarded_by", ())
 
-    def _refuse_stream(self, permit: Permit, result: object) -> None:
-        if isinstance(result, AsyncGeneratorType):
-            permit.release()
-            raise TypeError("an async generator outlives the call: acquire() a permit and settle it by the stream")
+
+def _refuse_stream(permit: Permit, result: object) -> None:
+    if isinstance(result, AsyncGeneratorType):
+        permit.release()
+        raise TypeError("an async generator outlives the call: acquire() a permit and settle it by the stream")
+
+
+def _refuse_coroutine(permit: Permit, result: object) -> None:
+    if isinstance(result, CoroutineType):
+        permit.release()
+        result.close()
+        raise TypeError("a coroutine has done nothing yet when the call is over: use call_async()")
 
 
 def _guarded(permit: Permit, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
