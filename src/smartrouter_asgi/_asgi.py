@@ -18,7 +18,7 @@ import anyio
 
 from ._watch import run_watched
 from .events import Observer, RequestFinished
-from .exceptions import BodyTimeoutError, BodyTooLargeError, SmartRouterError
+from .exceptions import BodyTimeoutError, BodyTooLargeError, DrainingError, SmartRouterError
 from .state import SCOPE_KEY, RequestState, find_state
 from .types import ASGIApp, Headers, Message, Receive, Scope, Send
 from .wire.errors import ErrorEncoder, error_headers, openai_envelope
@@ -93,7 +93,7 @@ async def with_envelope(
         state.outcome = exc.code
         if state.committed:
             raise
-        await _send_error(tracked_send, exc, encoder, head=scope["method"] == "HEAD")
+        await _send_error(tracked_send, exc, encoder, scope)
     except Exception as exc:
         state.outcome = "internal_error"
         if not catch_all or state.committed:
@@ -101,7 +101,7 @@ async def with_envelope(
         logger.exception("request %s failed inside the gateway", state.request_id)
         error = SmartRouterError("the gateway failed to serve this request; its log says why")
         error.__cause__ = exc
-        await _send_error(tracked_send, error, encoder, head=scope["method"] == "HEAD")
+        await _send_error(tracked_send, error, encoder, scope)
     finally:
         if observer is not None:
             observer.on_event(_finished(state))
@@ -112,9 +112,10 @@ async def with_body(
 ) -> None:
     """Read the body, then call `app` with a replay of it, cancelled as soon as the client leaves.
 
-    Raises `BodyTooLargeError` (413) without reading the rest, `BodyTimeoutError` (408).
+    Raises `BodyTooLargeError` (413) without reading the rest, `BodyTimeoutError` (408), and the error a request was
+    ended with, unless it was committed by then.
     """
-    body = await _read_in_time(scope, receive, limits)
+    body = await _read_in_time(scope, receive, state, limits)
     if body is None:
         state.disconnected = True
         state.outcome = "client_disconnected"
@@ -123,6 +124,8 @@ async def with_body(
     await run_watched(app, scope, ReplayReceive(body, state), send, receive=receive, state=state)
     if state.disconnected:
         state.outcome = "client_disconnected"
+    elif state.ended is not None and not state.committed:
+        raise state.ended
 
 
 async def at_the_edge(
@@ -193,31 +196,30 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | N
         parts.append(part)
 
 
-async def _read_in_time(scope: Scope, receive: Receive, limits: BodyLimits) -> bytes | None:
-    """Read the whole body; None when the client left. Raises `BodyTooLargeError` (413), `BodyTimeoutError` (408)."""
-    late = False
+async def _read_in_time(scope: Scope, receive: Receive, state: RequestState, limits: BodyLimits) -> bytes | None:
+    """Read the whole body; None when the client left.
 
+    Raises `BodyTooLargeError` (413), `BodyTimeoutError` (408), or what the request was ended with.
+    """
     with anyio.CancelScope() as cancel_scope:
-
-        def too_late() -> None:
-            nonlocal late
-            late = True
-            cancel_scope.cancel()
-
-        timer = asyncio.get_running_loop().call_later(limits.timeout_s, too_late)
+        state.work = cancel_scope
+        timer = asyncio.get_running_loop().call_later(limits.timeout_s, cancel_scope.cancel)
         try:
             return await read_body(scope, receive, limits.max_bytes)
         finally:
             timer.cancel()
+    if state.ended is not None:
+        raise state.ended
     raise BodyTimeoutError(f"the request body did not arrive within {limits.timeout_s:g} s")
 
 
-async def _send_error(send: Send, exc: SmartRouterError, encoder: ErrorEncoder, *, head: bool) -> None:
+async def _send_error(send: Send, exc: SmartRouterError, encoder: ErrorEncoder, scope: Scope) -> None:
     headers = error_headers(exc)
-    if exc.status in (408, 413):
-        headers.append((b"connection", b"close"))  # what is left of the body is not read
+    # What is left of the body is not read; or the next request shall find somebody else. HTTP/2 has no such header.
+    if (exc.status in (408, 413) or exc.code == DrainingError.code) and scope.get("http_version", "1.1") < "2":
+        headers.append((b"connection", b"close"))
     body = encoder(exc)
-    await send_json(send, exc.status, b"" if head else body, headers)
+    await send_json(send, exc.status, b"" if scope["method"] == "HEAD" else body, headers)
 
 
 def _too_large(max_bytes: int) -> BodyTooLargeError:

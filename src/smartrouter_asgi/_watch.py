@@ -28,7 +28,7 @@ async def run_watched(
     Raises what the app raises. Cancelled, it cancels the app and waits for its end. A complete answer is not a client
     that left.
     """
-    work = anyio.CancelScope()
+    state.work = work = anyio.CancelScope()
     task = asyncio.get_running_loop().create_task(_within(work, app, scope, replay, send))
     try:
         message = await _Watch(task).receive(receive, state)

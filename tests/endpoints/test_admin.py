@@ -76,7 +76,7 @@ async def test_draining_takes_no_new_inference_and_says_so():
     """Readiness 503, new requests 503 with Retry-After; the rest goes on."""
     async with RawServer(good) as engine, serve(router_over(engine.base_url)) as url, httpx.AsyncClient() as client:
         assert (await client.get(f"{url}/readyz")).status_code == 200
-        assert (await client.post(f"{url}/admin/drain")).json() == {"draining": True}
+        assert (await client.post(f"{url}/admin/drain")).json() == {"draining": True, "running": 0}
         assert (await client.get(f"{url}/readyz")).status_code == 503
         refused = await client.post(f"{url}/v1/chat/completions", json=chat())
         assert (await client.get(f"{url}/v1/models")).status_code == 200

@@ -68,6 +68,7 @@ def _need_server() -> None:
 async def _serve_here(start: Start, demo: Mapping[str, object] | None) -> int:
     """Serve in this process and event loop; `demo` are the command line's settings when it is one."""
     from .server import RouterServer, uvicorn_config
+    from .signals import DrainingOnSignals
 
     async with AsyncExitStack() as stack:
         engine: SimulatedOllama | None = None
@@ -83,7 +84,7 @@ async def _serve_here(start: Start, demo: Mapping[str, object] | None) -> int:
         async def on_listening() -> None:
             start.announce(router, await survey(router, within_s=SURVEY_WITHIN_S), engine)
 
-        server = RouterServer(uvicorn_config(router, settings), router, on_listening=on_listening)
+        server = RouterServer(uvicorn_config(DrainingOnSignals(router), settings), on_listening=on_listening)
         try:
             await server.serve(sockets=start.sockets)
         except KeyboardInterrupt:  # uvicorn raises the signal that ended it once more

@@ -11,30 +11,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import uvicorn
 
 from .logs import logging_config
+from .signals import SIGNALS
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Coroutine, Generator
     from types import FrameType
 
-    from ..app import SmartRouter
     from ..config import Settings
 
 T = TypeVar("T")
 
-STEP_S = 0.1
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+MARGIN_S = 5.0
+"""How much longer than the drain the server waits before it cuts connections: what is ended also has to be told."""
 
 
 class RouterServer(uvicorn.Server):
-    """A server for one router: calls `on_listening` once it listens, drains the router before it stops."""
+    """A server that calls `on_listening` once it listens."""
 
-    def __init__(
-        self, config: uvicorn.Config, router: SmartRouter, *, on_listening: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, *, on_listening: Callable[[], Awaitable[None]]) -> None:
         super().__init__(config)
-        self._router = router
         self._on_listening = on_listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -43,18 +39,12 @@ class RouterServer(uvicorn.Server):
         if self.started:
             await self._on_listening()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve on for the drain's delay, then take no new work, let the running work end, and stop."""
-        left_s = self._router.settings.resilience.drain.delay_s
-        while left_s > 0 and not self.force_exit:
-            await asyncio.sleep(min(STEP_S, left_s))
-            left_s -= STEP_S
-        self._router.drain()
-        await super().shutdown(sockets)
-
 
 def uvicorn_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
-    """Return uvicorn's configuration: no access log (one line a request is ours), peers as the socket shows them."""
+    """Return uvicorn's configuration: no access log (one line a request is ours), peers as the socket shows them.
+
+    uvicorn's own limit for running requests comes after the drain's: it cuts without a word.
+    """
     return uvicorn.Config(
         app,
         log_config=logging_config(settings.logging),
@@ -63,7 +53,7 @@ def uvicorn_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Conf
         server_header=False,
         lifespan="on",
         ws="none",
-        timeout_graceful_shutdown=math.ceil(settings.resilience.drain.timeout_s),
+        timeout_graceful_shutdown=math.ceil(settings.resilience.drain.timeout_s + MARGIN_S),
         **options,
     )
 
@@ -81,7 +71,7 @@ def _signals_interrupt() -> Generator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    earlier = {number: signal.signal(number, stop) for number in _SIGNALS}
+    earlier = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
     finally:

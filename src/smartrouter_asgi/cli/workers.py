@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from uvicorn.supervisors import Multiprocess
 
-from ..app import SmartRouter
+from ..app import SmartRouter, create_app
 from .errors import CommandError
 from .memory import gated_or_unknown
 from .server import run_loop, uvicorn_config
+from .signals import SIGNALS, DrainingOnSignals
 from .start import SURVEY_WITHIN_S, Start
 from .survey import survey
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from ..config import Settings
+
+STEP_S = 0.1
 
 START_FAILED = 3
 """uvicorn's exit code for an app that does not start."""
@@ -42,11 +45,32 @@ def serve_with_workers(start: Start, file: str | None) -> int:
             os.environ["ROUTER_CONFIG"] = stack.enter_context(_file_of(settings))
         for sock in start.sockets:
             sock.listen()  # who follows the printed lines at once waits until a worker is there
-        config = uvicorn_config("smartrouter_asgi:create_app", settings, factory=True, workers=settings.server.workers)
-        supervisor = Multiprocess(config, sockets=start.sockets)
+        config = uvicorn_config(
+            f"{__name__}:{create_worker.__name__}", settings, factory=True, workers=settings.server.workers
+        )
+        supervisor = Supervisor(config, sockets=start.sockets)
         supervisor.run()
     stopped = (0, None, -signal.SIGTERM, -signal.SIGINT)
     return 0 if all(process.exitcode in stopped for process in supervisor.processes) else START_FAILED
+
+
+def create_worker() -> DrainingOnSignals:
+    """Make a worker's app from the environment."""
+    return DrainingOnSignals(create_app())
+
+
+class Supervisor(Multiprocess):
+    """uvicorn's supervisor, which passes on what it hears while its workers drain: a second signal ends them too."""
+
+    def join_all(self) -> None:
+        """Wait until all workers have ended."""
+        while running := [process for process in self.processes if process.exitcode is None]:
+            running[0].process.join(STEP_S)
+            while self.signal_queue:
+                number = self.signal_queue.pop(0)
+                for process in running:
+                    if number in SIGNALS and process.pid is not None and process.exitcode is None:
+                        os.kill(process.pid, number)
 
 
 async def _look(start: Start) -> Settings:

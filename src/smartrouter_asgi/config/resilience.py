@@ -103,10 +103,15 @@ class RestSettings(Section):
 
 
 class DrainSettings(Section):
-    """How the gateway stops: new work is refused after `delay_s`, running work gets `timeout_s`."""
+    """How the gateway stops, told by `POST /admin/drain` or, under `serve`, by SIGTERM or SIGINT.
+
+    From that moment `/readyz` says 503 and new requests are refused (503 `gateway_draining`).
+    """
 
     timeout_s: Seconds = Field(default=30.0, alias="timeout")
+    """What runs may go on for so long, counted from that moment; then it ends with `gateway_draining`."""
     delay_s: Seconds = Field(default=0.0, alias="delay")
+    """Under `serve`: how long it still listens after the signal, so that probes and balancers see the 503."""
 
 
 class ResilienceSettings(Section):

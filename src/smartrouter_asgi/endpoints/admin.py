@@ -37,8 +37,12 @@ class Operated(Protocol):
     backends: dict[str, Backend]
     health: BackendHealth
 
+    @property
+    def running(self) -> int:
+        """How many inference requests run."""
+
     def drain(self) -> None:
-        """Take no new work from now on."""
+        """Take no new work from now on, and end what still runs after a time."""
 
 
 class AdminGuard:
@@ -107,7 +111,7 @@ def admin_routes(router: Operated, key: Secret | None) -> list[Route]:
 
     async def drain(request: Request) -> Response:
         router.drain()
-        return JSONResponse({"draining": True})
+        return JSONResponse({"draining": True, "running": router.running})
 
     async def act(request: Request) -> Response:
         name, action = request.path_params["name"], request.path_params["action"]
