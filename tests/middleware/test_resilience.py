@@ -115,6 +115,47 @@ async def test_a_long_retry_after_is_the_clients_to_wait():
     assert call.body == b"inner"
 
 
+async def test_one_user_s_429_is_no_pause_for_the_others():
+    """An app in house may limit each of its users: what it tells one of them says nothing of the next."""
+    inner = Inner(status(429, headers=((b"retry-after", b"3600"),)), status(200, b"fine"))
+    app = resilient(inner)
+    assert (await drive(app, post(), body=b"one")).status == 429
+    assert (await drive(app, post(), body=b"two")).body == b"fine"
+
+
+async def test_each_path_has_a_breaker_of_its_own():
+    """What fails at one of an app's paths leaves the others open."""
+    inner = Inner(*[status(503)] * 5, status(200, b"fine"))
+    app = ResilienceMiddleware(inner, policy=ONCE)
+    for _ in range(5):
+        await drive(app, post("/generate"), body=b"x")
+    assert (await drive(app, post("/generate"), body=b"x")).json()["error"]["code"] == "breaker_open"
+    assert (await drive(app, post("/embed"), body=b"x")).body == b"fine"
+
+
+async def test_paths_that_do_not_exist_take_no_place():
+    """A scanner that tries thousands of them leaves nothing behind, and takes no real path's breaker away."""
+    board = BreakerBoard()
+    inner = Inner(*[status(404)] * 300, *[status(503)] * 5)
+    app = ResilienceMiddleware(inner, policy=ONCE, breakers=board)
+    for number in range(300):
+        await drive(app, post(f"/wp-admin/{number}"), body=b"x")
+    assert board.states() == []
+    for _ in range(5):
+        await drive(app, post("/generate"), body=b"x")
+    assert board.states() == [("/generate", "call", "open")]
+
+
+async def test_more_paths_than_there_are_keys_share_one():
+    board = BreakerBoard()
+    app = ResilienceMiddleware(Inner(), policy=ONCE, breakers=board)
+    for number in range(150):
+        await drive(app, post(f"/models/{number}/generate"), body=b"x")
+    names = {name for name, _, _ in board.states()}
+    assert len(names) == 101
+    assert "other" in names
+
+
 async def test_the_pauses_grow():
     """Full jitter's ceilings double from the base delay."""
     pauses = []

@@ -66,14 +66,15 @@ class AttemptLoop:
         client_retry: bool = False,
         begin: bool = False,
         before: int = 0,
-        fingerprint: Callable[[], int] = lambda: 0,
+        fingerprint: Callable[[], int] | None = None,
     ) -> None:
         """Call `call` with attempts until one returns.
 
         `before` counts the attempts that the request has made already. `begin` takes the permit before the call, for
-        inner apps that know nothing of attempts. `fingerprint` tells one request from another. Raises the error to
-        answer with: `RouteExhaustedError` once engines were asked in vain or the deadline has passed, else the one
-        failure that says it all. After commit every error passes as it is. Cancellation settles the permit as neutral.
+        inner apps that know nothing of attempts. `fingerprint` tells one request from another; without one no candidate
+        is ever made to rest for what it answers. Raises the error to answer with: `RouteExhaustedError` once engines
+        were asked in vain or the deadline has passed, else the one failure that says it all. After commit every error
+        passes as it is. Cancellation settles the permit as neutral.
         """
         if not client_retry:
             self.budgets.deposit(candidates[0].backend, self.clock())
@@ -114,7 +115,7 @@ class _Route:
     begin: bool
     made: int
     """How many attempts there have been."""
-    fingerprint: Callable[[], int]
+    fingerprint: Callable[[], int] | None
     failures: list[Failure] = field(default_factory=list)
     errors: list[AttemptError] = field(default_factory=list)
     records: list[AttemptRecord] = field(default_factory=list)
@@ -240,9 +241,10 @@ class _Route:
         self.errors.append(error)
         self.failures.append(Failure(candidate=index, kind=error.kind, retry_after_s=error.retry_after_s, at=now))
         self.records.append(_record(attempt, error, now))
-        self.loop.rests.failed(
-            attempt.deployment.id, error, began=attempt.started, now=now, fingerprint=self.fingerprint
-        )
+        if self.fingerprint is not None:
+            self.loop.rests.failed(
+                attempt.deployment.id, error, began=attempt.started, now=now, fingerprint=self.fingerprint
+            )
 
     async def _idle(self, attempt: Attempt, error: AttemptError) -> bool:
         """Ask whether an engine that went silent is done; one that does not say so in a moment is not."""
