@@ -134,7 +134,7 @@ def _affinity_of(call: Call, scope: Scope) -> AffinityKey:
     """Return what finds a request's affinity key; nothing is looked at before a model wants it."""
 
     def key(affinity: Affinity) -> bytes | None:
-        named = {name: value for name, value in scope["headers"] if value and name in SESSION_HEADERS}
+        named = {name: value for name, value in scope["headers"] if name in SESSION_HEADERS}
         return affinity_key(affinity, call, session=next(filter(None, map(named.get, SESSION_HEADERS)), None))
 
     return key

@@ -137,6 +137,5 @@ def _text(call: Call, field: str) -> bytes | None:
 def _hash(*parts: bytes | memoryview) -> bytes:
     hasher = hashlib.blake2b(digest_size=_KEY_BYTES)
     for part in parts:
-        hasher.update(b"%d:" % len(part))
         hasher.update(part)
     return hasher.digest()

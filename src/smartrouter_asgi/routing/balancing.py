@@ -48,11 +48,9 @@ def by_load(
     better of two.
     """
     ranked = sorted(deployments, key=lambda deployment: (load(deployment), random()))
-    if len(ranked) > 2:
-        one, other = int(random() * len(ranked)), int(random() * (len(ranked) - 1))
-        if other >= one:
-            other += 1
-        ranked.insert(0, ranked.pop(min(one, other)))
+    # The lower rank of two that differ: the second draw leaves out one place, and that may be the last.
+    better = min(int(random() * len(ranked)), int(random() * (len(ranked) - 1)))
+    ranked.insert(0, ranked.pop(better))
     return ranked
 
 
