@@ -36,3 +36,11 @@ def router_over(*urls: str, resilience: dict[str, Any] | None = None, **settings
             }
         )
     )
+
+
+def in_line(router: SmartRouter) -> int:
+    """How many requests wait for a slot of a deployment or a backend."""
+    app: Any = router._inference
+    while hasattr(app, "app"):
+        app = app.app
+    return sum(app._limits.depths().values())
