@@ -654,7 +654,7 @@ async def test_a_model_that_stays_is_said_to(monkeypatch: pytest.MonkeyPatch):
         (400, error_body(400, "model 'org/z:Q4_K_M' not found"), FailureKind.MODEL_MISSING, 404),
         (500, error_body(500, "model name=z is not found", "server_error"), FailureKind.MODEL_MISSING, 404),
         (400, error_body(400, "model is not loaded"), FailureKind.MODEL_FAILED, 502),
-        (500, error_body(500, "model name=a failed to load", "server_error"), FailureKind.MODEL_FAILED, 502),
+        (500, error_body(500, "model name=a failed to load", "server_error"), FailureKind.MODEL_FAILED, 503),
         (500, error_body(500, "proxy error: Could not establish connection", "server_error"), FailureKind.STALE, 502),
         (400, error_body(400, "model name=a is not running"), FailureKind.STALE, 502),
         (400, error_body(400, "model name is missing from the request"), FailureKind.REJECTED, 400),
@@ -767,12 +767,12 @@ async def test_the_request_a_swap_raced_with_is_sent_once_more():
 
 
 @pytest.mark.usefixtures("_quick")
-async def test_a_model_that_cannot_be_loaded_is_a_502_with_the_reason():
+async def test_a_model_that_cannot_be_loaded_is_a_503_with_the_reason():
     """And the model beside it is served."""
     engine = LlamaRouter("a", "b", broken=("a",))
     async with RawServer(engine) as server, through(gated_router(server.base_url)) as client:
         response = await client.post("/v1/chat/completions", json=chat("a"))
-        assert response.status_code == 502
+        assert response.status_code == 503
         assert "exit code 1" in response.json()["error"]["message"]
         assert (await client.post("/v1/chat/completions", json=chat("b"))).status_code == 200
 

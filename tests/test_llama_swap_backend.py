@@ -326,7 +326,7 @@ async def test_no_llama_swap_runs_nothing():
         pytest.param(404, own("no router for requested model"), FailureKind.MODEL_MISSING, 404, id="unknown"),
         pytest.param(400, own("could not find real modelID for z"), FailureKind.MODEL_MISSING, 404, id="unknown, old"),
         pytest.param(400, own("missing or invalid 'model' key"), FailureKind.REJECTED, 400, id="bad request"),
-        pytest.param(500, own("upstream command exited prematurely"), FailureKind.MODEL_FAILED, 500, id="no start"),
+        pytest.param(500, own("upstream command exited prematurely"), FailureKind.MODEL_FAILED, 503, id="no start"),
         pytest.param(503, own("process is stopping"), FailureKind.MODEL_FAILED, 503, id="stopping"),
         pytest.param(503, own("group is shutting down"), FailureKind.SERVER, 503, id="shutdown"),
         pytest.param(502, b"", FailureKind.SERVER, 502, id="process died under the request"),
@@ -462,6 +462,6 @@ async def test_a_model_that_does_not_start_leaves_the_others_alone():
         router = router_over(server.base_url, "a", "b", **GATED)
         async with through(router) as client:
             for _ in range(6):
-                assert (await client.post("/v1/chat/completions", json=chat("a"))).status_code == 502
+                assert (await client.post("/v1/chat/completions", json=chat("a"))).status_code == 503
             assert (await client.post("/v1/chat/completions", json=chat("b"))).status_code == 200
             assert {state for _, operation, state in router.breakers.states() if operation != "load"} <= {"closed"}

@@ -326,7 +326,7 @@ async def test_unloading_a_model_that_is_not_there_is_no_failure(backend: Ollama
     ("fault", "kind", "status", "code"),
     [
         (Fault(load_error=OOM_ON_LOAD), FailureKind.MODEL_FAILED, 503, "vram_exhausted"),
-        (Fault(load_error="llama-server process has terminated"), FailureKind.MODEL_FAILED, 502, "upstream_error"),
+        (Fault(load_error="llama-server process has terminated"), FailureKind.MODEL_FAILED, 503, "model_load_failed"),
         (Fault(load_error="a text nobody foresaw"), FailureKind.MODEL_FAILED, 502, "upstream_error"),
         (Fault(busy=True), FailureKind.SERVER, 503, "upstream_error"),
         (Fault(status=200, body={"error": OOM_ON_LOAD}), FailureKind.MODEL_FAILED, 503, "vram_exhausted"),
@@ -366,7 +366,7 @@ async def test_loading_an_unknown_model_says_that_it_is_missing(backend: OllamaB
     [
         (Fault(busy=True), FailureKind.SERVER, 503),
         (Fault(load_error=OOM_ON_LOAD), FailureKind.MODEL_FAILED, 503),
-        (Fault(crash="error"), FailureKind.MODEL_FAILED, 502),
+        (Fault(crash="error"), FailureKind.MODEL_FAILED, 500),
         (Fault(status=400, body={"error": "model is required"}), FailureKind.MODEL_MISSING, 404),
         (Fault(status=403), FailureKind.AUTH, 502),
         (Fault(status=307, headers=(("location", "/"),)), FailureKind.PROTOCOL, 502),

@@ -682,7 +682,7 @@ async def test_a_load_that_fails_is_the_models_failure():
         return script
 
     for status, message, found in (
-        (500, "could not load model", (FailureKind.MODEL_FAILED, 502)),
+        (500, "could not load model", (FailureKind.MODEL_FAILED, 503)),
         (500, "CUDA out of memory", (FailureKind.MODEL_FAILED, 503)),
         (503, "starting", (FailureKind.SERVER, 503)),
     ):

@@ -197,7 +197,7 @@ def test_an_empty_line_of_a_completion_is_held_and_empty() -> None:
 @pytest.mark.parametrize(
     ("error", "kind", "status", "code"),
     [
-        ("model runner has unexpectedly stopped", FailureKind.MODEL_FAILED, 502, "upstream_error"),
+        ("model runner has unexpectedly stopped", FailureKind.MODEL_FAILED, 500, "model_failed"),
         ("CUDA error: out of memory", FailureKind.MODEL_FAILED, 503, "vram_exhausted"),
         ({"message": "something broke"}, FailureKind.SERVER, 500, "upstream_error"),
         (["odd"], FailureKind.SERVER, 500, "upstream_error"),

@@ -111,9 +111,35 @@ def test_the_bytes_pass_however_they_are_cut(texts: list[str], data: st.DataObje
     assert codec.finish() == []
 
 
+@pytest.mark.parametrize("before", [[], [chunk("Hel")]], ids=["first", "later"])
+@pytest.mark.parametrize("content", ["\ud83d", "\x00", "a\u2028b\u0085c"])
+def test_whatever_json_allows_in_a_text_passes_as_it_came(content: str, before: list[bytes]):
+    """Half a surrogate pair among it: engines cut text between two tokens."""
+    escaped = chunk(content)
+    plain = escaped.replace(b"\\u2028", "\u2028".encode()).replace(b"\\u0085", "\u0085".encode())
+    for said in (escaped, plain):
+        codec = OpenAIStreamCodec("b")
+        pieces = [piece for event in [*before, said] for piece in codec.feed(event)]
+        assert (pieces[-1].kind, pieces[-1].data) == (CONTENT, said)
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\xed\xa0\x80", b"\xc3", b"\xc0\x80"])
+@pytest.mark.parametrize(
+    "event_with", [b'data: {"choices":[{"delta":{"content":"%s"}}]}\n\n', b": %s\n\n", b"event: %s\n\n"]
+)
+def test_what_is_no_utf_8_is_no_event(event_with: bytes, bad: bytes):
+    """Wherever it stands; what came before it still counts."""
+    codec = OpenAIStreamCodec("b")
+    codec.feed(chunk("Hel"))
+    with pytest.raises(FramingError) as caught:
+        codec.feed(chunk("lo") + event_with % bad)
+    assert [piece.data for piece in caught.value.before] == [chunk("lo")]
+
+
 @pytest.mark.parametrize(
     ("body", "usage"),
     [
+        (b'{"choices": [{"message": {"content": "\\ud83d"}}], "usage": {"prompt_tokens": 3}}', Usage(3, 0)),
         (b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}', Usage(3, 4)),
         (b'{"choices": [], "usage": null}', None),
         (b'{"choices": []}', None),
@@ -133,6 +159,9 @@ def test_a_plain_answer_tells_its_tokens(body: bytes, usage: Usage | None):
         (b"[]", FailureKind.PROTOCOL, 502),
         (b'"x"', FailureKind.PROTOCOL, 502),
         (b"<html>", FailureKind.PROTOCOL, 502),
+        (b'{"x": "\xff"}', FailureKind.PROTOCOL, 502),
+        (b'{"x": "\\ud83d", "y": NaN}', FailureKind.PROTOCOL, 502),
+        (b'["\\ud83d"]', FailureKind.PROTOCOL, 502),
         (b'{"error": {"message": "x", "code": 503}}', FailureKind.SERVER, 503),
         (b'{"error": "x"}', FailureKind.SERVER, 502),
         (b'{"error": {"message": "out of memory", "code": 500}}', FailureKind.MODEL_FAILED, 503),

@@ -64,6 +64,12 @@ def test_no_body_is_too_odd_to_read(body: bytes):
     assert classify_answer("b", 500, body).status == 500
 
 
+def test_half_a_surrogate_pair_hides_no_error():
+    """Engines cut text between tokens; a message with half an emoji in it still says which error it is."""
+    error = classify_answer("b", 404, b'{"error": {"message": "model \\ud83d not found"}}')
+    assert (error.kind, error.message) == (K.MODEL_MISSING, "model   not found")
+
+
 @pytest.mark.parametrize(
     ("text", "gone"),
     [

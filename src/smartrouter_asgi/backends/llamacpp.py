@@ -168,7 +168,7 @@ class LlamaCppBackend(OpenAICompatBackend):
                 type="invalid_request_error",
                 param="model",
             )
-        if status in (400, 500) and _NOT_LOADED.search(error.message):
+        if status == 400 and _NOT_LOADED.search(error.message):
             return self._model_failed(error.message)
         if status in (400, 500) and _LOST_CHILD.search(error.message):
             # The router gave the request to a child it had just evicted: nothing ran, and asking again loads it anew.

@@ -90,4 +90,4 @@ class LocalAIBackend(OpenAICompatBackend):
 
 def _is_missing(error: AttemptError) -> bool:
     """Tell whether a failure says that there is no such path, rather than that a model does not run here."""
-    return error.kind is FailureKind.MODEL_FAILED and error.code != "vram_exhausted"
+    return error.kind is FailureKind.MODEL_FAILED and error.code == AttemptError.code

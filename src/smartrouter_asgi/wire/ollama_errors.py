@@ -14,12 +14,6 @@ STREAM_STATUS = 500
 
 _NAME_UNKNOWN = re.compile(r"^model is required", re.IGNORECASE)
 _CANNOT = re.compile(r"does not support (?P<what>\w+)|think value .*is not supported", re.IGNORECASE)
-_LOAD_FAILED = re.compile(
-    r"llama-server process has terminated|llama runner process|model runner has unexpectedly stopped"
-    r"|timed out waiting for llama|failed to start llama"
-    r"|(?:error|failed|failure|unable) (?:to load|loading)(?: the)? model",
-    re.IGNORECASE,
-)
 _PARAMS = {
     "tools": "tools",
     "thinking": "reasoning_effort",
@@ -40,10 +34,9 @@ def refine_error(error: AttemptError, status: int) -> AttemptError:
 
     1. 400 `model is required`: it does not know the name (one was sent), so the model is missing.
     2. `does not support tools|thinking|chat|...`: it cannot honour a field; another backend might.
-    3. a runner that did not start or died: this model fails here, the server is well.
-    4. 403: it refuses the gateway's Host or has cloud models switched off, no key is involved.
-    5. 404 or 405 without a word about a model: no Ollama answers there.
-    6. 499: it took the request for cancelled, which is no word about the request.
+    3. 403: it refuses the gateway's Host or has cloud models switched off, no key is involved.
+    4. 404 or 405 without a word about a model: no Ollama answers there.
+    5. 499: it took the request for cancelled, which is no word about the request.
     """
     text = error.message
     if status == 400 and _NAME_UNKNOWN.search(text):
@@ -59,8 +52,6 @@ def refine_error(error: AttemptError, status: int) -> AttemptError:
             type="invalid_request_error",
             param=_PARAMS.get(what, "model"),
         )
-    if error.kind is FailureKind.SERVER and status != 503 and _LOAD_FAILED.search(text):
-        return AttemptError(text, kind=FailureKind.MODEL_FAILED, status=502)
     if status == 403 and error.kind is FailureKind.AUTH:
         return AttemptError(
             "Ollama refused the request (403): it takes other host names than its own only when OLLAMA_HOST allows it,"

@@ -8,7 +8,7 @@ import msgspec
 
 from ..exceptions import AttemptError, FailureKind, FramingError
 from ..transport.framing import SSESplitter, sse_data
-from .decoding import JSON_ERRORS
+from .decoding import JSON_ERRORS, decode_json
 from .stream import Piece, PieceKind, Usage, truncated
 from .upstream_errors import ErrorBody, classify_error, read_error, scrub
 
@@ -21,20 +21,22 @@ class _PlainPeek(msgspec.Struct):
 
 
 _plain = msgspec.json.Decoder(_PlainPeek)
-_any = msgspec.json.Decoder()
 
 
 def read_plain(backend: str, body: bytes) -> Usage | None:
     """Check a 2xx body and return its token counts. Raises `AttemptError` when it is an error or no JSON object."""
+    if not is_utf8(body):
+        raise _not_json(backend)
     try:
         peek = _plain.decode(body)
-    except msgspec.ValidationError:
-        value = _decode(backend, body)
+    except (msgspec.DecodeError, RecursionError):  # types that are not as they should be, half surrogate pairs, no JSON
+        try:
+            value = decode_json(body)
+        except JSON_ERRORS as exc:
+            raise _not_json(backend) from exc
         if not isinstance(value, dict):
             raise _not_json(backend) from None
         peek = _PlainPeek(error=value.get("error"), usage=read_usage(value.get("usage")))
-    except JSON_ERRORS as exc:
-        raise _not_json(backend) from exc
     if peek.error:
         found = read_error({"error": peek.error})
         if found is not None:
@@ -56,11 +58,15 @@ def read_usage(value: Any) -> Usage | None:
     )
 
 
-def _decode(backend: str, body: bytes) -> Any:
+def is_utf8(data: bytes) -> bool:
+    """Tell whether bytes are UTF-8, which a decoder that skips what it does not need may not."""
+    if data.isascii():
+        return True
     try:
-        return _any.decode(body)
-    except JSON_ERRORS as exc:
-        raise _not_json(backend) from exc
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _not_json(backend: str) -> AttemptError:
@@ -93,19 +99,21 @@ class OpenAIStreamCodec:
         if self._done:
             return pieces
         for event in self._splitter.feed(data):
-            # An event that only carries more text is told from its bytes. In JSON text a quote is escaped, so these
-            # marks cannot come from inside a string; where one is present the event is parsed to be sure.
-            if (
-                self._spoken
-                and event.startswith(b"data:")
-                and b'"error"' not in event
-                and b'"usage"' not in event
-                and (b'"finish_reason"' not in event or (self._choices == 1 and b'"finish_reason":null' in event))
-                and b"[DONE]" not in event
-            ):
-                pieces.append(Piece(PieceKind.CONTENT, event))
-                continue
             try:
+                if not event.isascii() and not is_utf8(event):
+                    raise FramingError("the engine sent bytes that are not UTF-8", code="upstream_protocol")
+                # An event that only carries more text is told from its bytes. In JSON text a quote is escaped, so
+                # these marks cannot come from inside a string; where one is present the event is parsed to be sure.
+                if (
+                    self._spoken
+                    and event.startswith(b"data:")
+                    and b'"error"' not in event
+                    and b'"usage"' not in event
+                    and (b'"finish_reason"' not in event or (self._choices == 1 and b'"finish_reason":null' in event))
+                    and b"[DONE]" not in event
+                ):
+                    pieces.append(Piece(PieceKind.CONTENT, event))
+                    continue
                 piece = self._read(event)
             except FramingError as exc:
                 exc.before = pieces
@@ -140,7 +148,7 @@ class OpenAIStreamCodec:
             self._done = True
             return Piece(PieceKind.END, event)
         try:
-            chunk = _any.decode(data)
+            chunk = decode_json(data)
         except JSON_ERRORS as exc:
             raise FramingError("the engine sent an event that is not JSON", code="upstream_protocol") from exc
         if not isinstance(chunk, dict):
@@ -170,7 +178,7 @@ class OpenAIStreamCodec:
 
     def _error_in(self, data: bytes) -> ErrorBody | None:
         try:
-            value = _any.decode(data)
+            value = decode_json(data)
         except JSON_ERRORS:
             return None
         return read_error(value) or read_error({"error": value})

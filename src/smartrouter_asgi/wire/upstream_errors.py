@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import msgspec
-
 from ..exceptions import AttemptError, FailureKind, SmartRouterError
-from .decoding import JSON_ERRORS
+from .decoding import JSON_ERRORS, decode_json
+from .model_failures import read_model_failure
 
 MAX_MESSAGE_LENGTH = 500
 
@@ -28,10 +27,6 @@ _ADDRESS = re.compile(
 _WORD = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _FIELD = re.compile(r"[\w.\[\]-]{1,128}", re.ASCII)
 _KEY = re.compile(r"\b(?:sk|pk|gsk|xai|hf)[-_][A-Za-z0-9_*.-]{6,}|\bBearer\s+\S+", re.IGNORECASE)
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|cudamalloc failed|failed to allocate|insufficient memory|requires more (?:system )?memory",
-    re.IGNORECASE,
-)
 _CONTEXT = re.compile(
     r"exceed_context_size|context_length_exceeded|maximum context length|exceeds the available context size"
     r"|exceeds the context length|longer than the model's context",
@@ -128,7 +123,7 @@ def classify_answer(backend: str, status: int, body: bytes, *, retry_after_s: fl
             code="upstream_redirect",
         )
     try:
-        found = read_error(msgspec.json.decode(body))
+        found = read_error(decode_json(body))
     except JSON_ERRORS:
         found = None
     if found is None:
@@ -150,9 +145,12 @@ def classify_error(backend: str, status: int, found: ErrorBody, *, retry_after_s
         return AttemptError(
             f"backend '{backend}' refused the gateway's account: {message}", kind=FailureKind.AUTH, code="upstream_auth"
         )
-    if status >= 500 and _OUT_OF_MEMORY.search(marks):
+    failure = read_model_failure(found.message) if status >= 500 else None
+    if failure == "model_failed":
+        return AttemptError(message, kind=FailureKind.MODEL_FAILED, status=status, code=failure)
+    if failure is not None:
         return AttemptError(
-            message, kind=FailureKind.MODEL_FAILED, status=503, code="vram_exhausted", type="service_unavailable"
+            message, kind=FailureKind.MODEL_FAILED, status=503, code=failure, type="service_unavailable"
         )
     if status == 429:
         return AttemptError(
