@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from email.utils import formatdate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartrouter_asgi.wire.retry_after import LONGEST_S, parse_retry_after
+from smartrouter_asgi.wire.retry_after import parse_retry_after
 
 NOW = 1_700_000_000.0
 
@@ -22,8 +23,6 @@ NOW = 1_700_000_000.0
         ([(b"Retry-After", b" 1.5 ")], 1.5),
         ([(b"retry-after", b"0")], 0.0),
         ([(b"retry-after", b"3600")], 3600.0),
-        ([(b"retry-after", b"9999999999")], LONGEST_S),
-        ([(b"retry-after-ms", b"9999999999999")], LONGEST_S),
         ([(b"retry-after-ms", b"250")], 0.25),
         ([(b"retry-after", b"7"), (b"retry-after-ms", b"250")], 0.25),
         ([(b"retry-after-ms", b"soon"), (b"retry-after", b"7")], 7.0),
@@ -71,7 +70,7 @@ def test_retry_after_is_seconds_or_nothing(headers: list[tuple[bytes, bytes]], s
         (formatdate(NOW - 60, usegmt=True), None),
         ("Tuesday, 14-Nov-23 22:13:22 GMT", 2.0),
         ("Tue Nov 14 22:13:22 2023", 2.0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_S),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 253402300799.0 - NOW),
         ("Mon, 01 Jan 0001 00:00:00 GMT", None),
     ],
 )
@@ -102,4 +101,4 @@ DATES = st.builds(
 )
 def test_retry_after_never_raises_and_is_never_negative(headers: list[tuple[bytes, bytes]], now: float) -> None:
     seconds = parse_retry_after(headers, now_wall=now)
-    assert seconds is None or 0 <= seconds <= LONGEST_S
+    assert seconds is None or (seconds >= 0 and math.isfinite(seconds))

@@ -7,9 +7,6 @@ from collections.abc import Iterable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-LONGEST_S = 86_400.0
-"""A day. A date far away means "do not", and goes to clients, some of which cannot sleep for centuries."""
-
 _SECONDS = re.compile(rb"[0-9]{1,10}(\.[0-9]{0,9})?")
 _MILLISECONDS = re.compile(rb"[0-9]{1,13}(\.[0-9]{0,9})?")
 _HTTP_DATE = re.compile(rb"[A-Z][a-z]{2,8},? [0-9A-Za-z:, -]{15,30}")
@@ -19,7 +16,7 @@ def parse_retry_after(headers: Iterable[tuple[bytes, bytes]], *, now_wall: float
     """Return the seconds an upstream asks to wait (>= 0), or None when it does not say or says nonsense.
 
     `retry-after-ms` goes before `retry-after`, which is seconds or an HTTP date; a date is compared with `now_wall`
-    (Unix seconds), and one in the past says nothing. At most `LONGEST_S`. Never raises.
+    (Unix seconds), and one in the past says nothing. Never raises; the caller caps the value.
     """
     milliseconds: float | None = None
     seconds: float | None = None
@@ -30,9 +27,7 @@ def parse_retry_after(headers: Iterable[tuple[bytes, bytes]], *, now_wall: float
             milliseconds = float(text) if _MILLISECONDS.fullmatch(text) else None
         elif key == b"retry-after" and seconds is None:
             seconds = _parse_value(value.strip(), now_wall)
-    if milliseconds is not None:
-        seconds = milliseconds / 1000
-    return None if seconds is None else min(seconds, LONGEST_S)
+    return seconds if milliseconds is None else milliseconds / 1000
 
 
 def _parse_value(text: bytes, now_wall: float) -> float | None:
