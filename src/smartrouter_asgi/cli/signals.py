@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from ..app import SmartRouter
-    from ..types import Receive, Scope, Send
+    from ..types import Message, Receive, Scope, Send
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -31,25 +31,31 @@ class DrainingOnSignals:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope; a server sends one of type `lifespan`, which lasts as long as it does."""
-        if scope["type"] == "lifespan":
-            with _taking_signals(self._router):
-                await self._router(scope, receive, send)
-        else:
+        if scope["type"] != "lifespan":
             await self._router(scope, receive, send)
+            return
+        with _taking_signals(self._router) as drain:
+
+            async def tell(message: Message) -> None:
+                if not drain.forced:  # a server that stops without waiting takes what is cancelled for a failure
+                    await send(message)
+
+            await self._router(scope, receive, tell)
 
 
 @contextmanager
-def _taking_signals(router: SmartRouter) -> Generator[None]:
+def _taking_signals(router: SmartRouter) -> Generator[_SignalledDrain]:
     servers: dict[int, Any] = {}
     drain = _SignalledDrain(router, lambda number, frame: servers[number](number, frame))
     for taken in SIGNALS:
         servers[taken] = signal.signal(taken, drain.handle)
     try:
-        yield
+        yield drain
     finally:
         drain.close()
         for number, handler in servers.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == drain.handle:  # a server that was forced has put others back before
+                signal.signal(number, handler)
 
 
 class _SignalledDrain:
@@ -60,6 +66,8 @@ class _SignalledDrain:
         self._stop = stop
         self._loop = asyncio.get_running_loop()
         self._seen: list[int] = []
+        self.forced = False
+        """Somebody insists: the server stops without waiting for anybody."""
         self._timer: asyncio.TimerHandle | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -81,6 +89,7 @@ class _SignalledDrain:
                 self._router.settings.resilience.drain.delay_s, self._stop, number, None
             )
         elif insists:
+            self.forced = True
             self.close()
             self._stop(self._seen[0], None)
             self._stop(signal.SIGINT, None)
