@@ -1,0 +1,77 @@
+"""Engines whose list of models is late, wrong or huge: what was known stays, and no request waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import httpx
+import pytest
+
+from smartrouter_asgi import Settings, SmartRouter
+
+from ..harness.engines import ANSWER, good
+from ..harness.routers import chat
+from ..harness.servers import Exchange, RawServer, Script, serve
+
+MODEL = {"id": "engine-model", "object": "model"}
+
+
+def listing(body: bytes, status: int = 200) -> Script:
+    async def script(exchange: Exchange) -> None:
+        await exchange.answer(status, body)
+
+    return script
+
+
+async def hang(exchange: Exchange) -> None:
+    await exchange.gone()
+
+
+def models(*ids: object) -> bytes:
+    return json.dumps({"object": "list", "data": [{**MODEL, "id": id_} for id_ in ids]}).encode()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        hang,
+        listing(b'{"error": "boom"}', 500),
+        listing(b"<html>"),
+        listing(b'{"object": "list"}'),
+        listing(b'{"object": "list", "data": "' + b"x" * 5_000_000 + b'"}'),
+        listing(b"[" * 5_000_000),
+        listing(models("engine-model", "engine-model", 7, None, "")),
+    ],
+    ids=["hang", "500", "html", "no list", "5 MB in one string", "5 MB of brackets", "ids twice and no ids"],
+)
+async def test_row_70_what_was_listed_stays_while_an_engine_cannot_list(broken: Script):
+    """Requests have their answers at once, and the breaker that answers count for does not move."""
+    lists: list[Script] = [listing(models("engine-model"))]
+
+    async def script(exchange: Exchange) -> None:
+        await (lists[-1] if exchange.path.endswith("/models") else good)(exchange)
+
+    async with RawServer(script) as engine:
+        router = SmartRouter(
+            Settings.model_validate(
+                {"backends": {"b": {"type": "openai", "url": f"{engine.base_url}/v1"}}, "discovery": {"ttl": "10ms"}}
+            )
+        )
+        async with serve(router) as url, httpx.AsyncClient(base_url=url, timeout=20) as client:
+
+            async def ask() -> httpx.Response:
+                return await client.post("/v1/chat/completions", json=chat("engine-model"))
+
+            assert (await ask()).json() == ANSWER
+            lists.append(broken)
+            for _ in range(5):
+                await asyncio.sleep(0.02)  # the list is too old now
+                began = time.monotonic()
+                assert (await ask()).json() == ANSWER
+                assert time.monotonic() - began < 1
+            assert engine.paths.count("/v1/models") >= 2
+            listed = (await client.get("/v1/models")).json()
+            assert [model["id"] for model in listed["data"]] == ["engine-model"]
+            assert ("b", "chat", "closed") in router.breakers.states()
