@@ -177,6 +177,21 @@ async def falling_back(call: StruckCall) -> AsyncIterator[Rig]:
 
 
 @asynccontextmanager
+async def hedged(call: StruckCall) -> AsyncIterator[Rig]:
+    """The first engine is late, so the second is asked beside it, and answers."""
+
+    async def late(exchange: Exchange) -> None:
+        await exchange.gone()
+
+    async with RawServer(good) as first, RawServer(answering(call)) as second:
+        hedge = {"enabled": True, "min_samples": 1, "min_delay": "3ms"}
+        router = router_over(first.base_url, second.base_url, resilience={"hedge": hedge})
+        assert (await drive(router, body=_encode(chat(stream=True)))).status == 200  # its usual time is known now
+        first.script = late
+        yield Rig(router=router, body=chat(stream=True), engines=[first, second])
+
+
+@asynccontextmanager
 async def gated(call: StruckCall) -> AsyncIterator[Rig]:
     async with gated_router() as (_, router):
         yield Rig(router=router, body=GATED, afterwards=partial(left_the_gate, router))
@@ -299,6 +314,7 @@ async def strike_everywhere(scenario: Scenario, blow: Blow, every: int, permits:
         (queued, 1),
         (backing_off, 2),
         (falling_back, 3),
+        (hedged, 2),
         (gated, 5),
         (evicting, 5),
         (gated_backing_off, 4),
