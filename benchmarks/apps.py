@@ -101,6 +101,15 @@ def router(engine: str) -> Any:
     return SmartRouter(settings)
 
 
+def configured(settings: str) -> Any:
+    """Make a router with settings, given as JSON."""
+    import json
+
+    from smartrouter_asgi import Settings, SmartRouter
+
+    return SmartRouter(Settings.model_validate(json.loads(settings)))
+
+
 def router_log(engine: str) -> Any:
     """Make the same router with its one INFO line for each request, written to nowhere."""
     import logging

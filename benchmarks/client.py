@@ -17,6 +17,8 @@ class Tally:
     """What the connections of a window have seen. Times in nanoseconds; kept only while the window is open."""
 
     open: bool = False
+    sent: int = 0
+    """Requests since the connections were made, the window being open or not, answered or not."""
     requests: int = 0
     chunks: int = 0
     streams_begun: int = 0
@@ -28,12 +30,28 @@ class Tally:
 
 
 class Connection(asyncio.Protocol):
-    """A keep-alive connection in a closed loop."""
+    """A keep-alive connection in a closed loop; an answer must have `status` and hold the words `holding`."""
 
-    __slots__ = ("_buffer", "_chunks", "_request", "_seen", "_streaming", "_tally", "_text", "_transport", "began")
+    __slots__ = (
+        "_buffer",
+        "_chunks",
+        "_holding",
+        "_request",
+        "_seen",
+        "_start",
+        "_streaming",
+        "_tally",
+        "_text",
+        "_transport",
+        "began",
+    )
 
-    def __init__(self, tally: Tally, chunks: int, pace_ms: int, port: int) -> None:
+    def __init__(
+        self, tally: Tally, chunks: int, pace_ms: int, port: int, *, status: int = 200, holding: str = ""
+    ) -> None:
         self._tally = tally
+        self._start = b"HTTP/1.1 %d" % status
+        self._holding = holding.encode()
         self._chunks = chunks
         body = chat_body(chunks, pace_ms)
         self._request = (
@@ -67,6 +85,7 @@ class Connection(asyncio.Protocol):
         self._reset()
         self.began = time.monotonic_ns()
         if self._transport is not None:
+            self._tally.sent += 1
             self._transport.write(self._request)
 
     def _fail(self, what: str) -> None:
@@ -84,7 +103,7 @@ class Connection(asyncio.Protocol):
         if head < 0:
             self._buffer = data
             return
-        if not data.startswith(b"HTTP/1.1 200"):
+        if not data.startswith(self._start):
             self._fail(data[:300].decode("latin-1"))
             return
         length = _LENGTH.search(data, 0, head)
@@ -92,7 +111,10 @@ class Connection(asyncio.Protocol):
             self._streaming = True
             self._read_stream(data[head + 4 :], now)
         elif len(data) >= head + 4 + int(length[1]):
-            self._complete(now)
+            if self._holding in data:
+                self._complete(now)
+            else:
+                self._fail(data[:300].decode("latin-1"))
         else:
             self._buffer = data
 

@@ -15,7 +15,7 @@ _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *(\d+)")
 _PLAIN_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 _PLAIN = _PLAIN_HEAD % len(ANSWER) + ANSWER
 _MODELS = _PLAIN_HEAD % len(MODELS) + MODELS
-_STREAM_HEAD = (
+STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n"
     b"transfer-encoding: chunked\r\n\r\n" + framed(ROLE_EVENT)
 )
@@ -55,10 +55,14 @@ class EngineProtocol(asyncio.Protocol):
             self._buffer = data
             return
         self._buffer = b""
-        if data.startswith(b"GET"):
+        self.answer(data)
+
+    def answer(self, request: bytes) -> None:
+        """Answer one whole request."""
+        if request.startswith(b"GET"):
             self._write(_MODELS)
             return
-        stream = wanted(data)
+        stream = wanted(request)
         if stream is None:
             self._write(_PLAIN)
         else:
@@ -66,10 +70,10 @@ class EngineProtocol(asyncio.Protocol):
 
     def _stream(self, chunks: int, pace_s: float) -> None:
         if pace_s == 0:
-            self._write(b"".join((_STREAM_HEAD, *[framed_stamp() for _ in range(chunks)], _STREAM_END)))
+            self._write(b"".join((STREAM_HEAD, *[framed_stamp() for _ in range(chunks)], _STREAM_END)))
             return
         self._left, self._pace_s = chunks - 1, pace_s
-        self._write(_STREAM_HEAD + framed_stamp())
+        self._write(STREAM_HEAD + framed_stamp())
         self._timer = self._loop.call_later(pace_s, self._tick)
 
     def _tick(self) -> None:

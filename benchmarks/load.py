@@ -40,6 +40,10 @@ class Job:
     """The window opens once all streams have begun and ends before they do: what a running stream costs."""
     warmup_s: float = 0.3
     seconds: float = 1.0
+    status: int = 200
+    """What every answer must say."""
+    holding: str = ""
+    """Words that every plain answer must hold."""
     least: int = 10
     """How many answers or chunks the window must see: on a starved machine it lasts longer, up to `PATIENCE_S`."""
 
@@ -52,7 +56,7 @@ async def run_job(job: Job) -> dict[str, object]:
         await _connect(job, tally, connections)
         open_s = await _all_begun(tally, job.connections) if job.hold else 0.0
         await asyncio.sleep(job.warmup_s)
-        return {"open_s": open_s, **await _window(job, tally)}
+        return {"open_s": open_s, **await _window(job, tally), "sent": tally.sent}
     finally:
         for connection in connections:
             connection.close()
@@ -62,7 +66,7 @@ async def run_job(job: Job) -> dict[str, object]:
 async def _connect(job: Job, tally: Tally, connections: list[Connection]) -> None:
     loop = asyncio.get_running_loop()
     for _ in range(job.connections):
-        connection = Connection(tally, job.chunks, job.pace_ms, job.port)
+        connection = Connection(tally, job.chunks, job.pace_ms, job.port, status=job.status, holding=job.holding)
         connections.append(connection)
         await loop.create_connection(lambda made=connection: made, "127.0.0.1", job.port)
         if job.pace_ms:  # spread over the pace, so that the streams do not all speak at once

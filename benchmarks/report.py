@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .figures import RESULTS
+from .resilience_report import resilience
+from .tables import measured_on, spread, table
 
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -27,28 +29,9 @@ COLUMNS = (
 )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def number(value: float) -> str:
-    """Write a number with no more digits than it deserves."""
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2g}"
-
-
-def spread(found: Mapping[str, Any]) -> str:
-    """Write a median with its range, when there are several windows."""
-    text = number(found["median"])
-    return text if found["n"] == 1 else f"{text} ({number(found['low'])} to {number(found['high'])})"
-
-
 def overhead(result: Mapping[str, Any]) -> str:
     """Return the tables of `overhead`."""
-    parts = [_measured_on(result), _variants(result), "Ratios, made inside each round:", _ratios(result)]
+    parts = [measured_on(result), _variants(result), "Ratios, made inside each round:", _ratios(result)]
     parts += ["Memory and start:", _memory(result), _startup(result)]
     skipped = [f"{name}: {why}" for name, why in result["method"]["skipped"].items()]
     if skipped:
@@ -62,7 +45,7 @@ def layers(result: Mapping[str, Any]) -> str:
     operation_rows = [[row["name"], spread(row)] for row in result["operations"]]
     return "\n\n".join(
         [
-            _measured_on(result),
+            measured_on(result),
             table(("layer", "us per request", "without the cost of"), layer_rows),
             table(("operation", "us"), operation_rows),
         ]
@@ -73,19 +56,7 @@ def translation(result: Mapping[str, Any]) -> str:
     """Return the table of `translation`."""
     rows = [[row["name"], *[spread(row[way]) for way in ("ollama", "openai", "added")]] for row in result["operations"]]
     head = ("operation", "Ollama, translated: us", "passed through: us", "translation adds: us")
-    return "\n\n".join([_measured_on(result), table(head, rows)])
-
-
-def _measured_on(result: Mapping[str, Any]) -> str:
-    machine, versions = result["machine"], dict(result["versions"])
-    python = versions.pop("python")
-    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    noise = f" Others kept {spread(result['noise'])} cores busy meanwhile." if "noise" in result else ""
-    return (
-        f"{result['measured_at'][:10]}, commit {result['commit']}, {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['kernel']}, {machine['implementation']} {python}; {listed}. "
-        f"Medians of {result['method']['rounds']} round(s) (lowest to highest).{noise}"
-    )
+    return "\n\n".join([measured_on(result), table(head, rows)])
 
 
 def _variants(result: Mapping[str, Any]) -> str:
@@ -134,6 +105,7 @@ SECTIONS = (
     ("overhead", "What the router adds", overhead),
     ("layers", "In process", layers),
     ("translation", "Translation", translation),
+    ("resilience", "What faults cost", resilience),
 )
 
 

@@ -1,4 +1,6 @@
-"""The servers under test: `python -m benchmarks.serve hello|proxy|router [ENGINE_PORT]`, each one uvicorn worker.
+"""The servers under test, each one uvicorn worker: `python -m benchmarks.serve hello|proxy|router [ENGINE_PORT]`.
+
+`python -m benchmarks.serve configured JSON` is a router with the settings given.
 
 The port is bound and printed before anything heavy is imported: a request sent at once waits in the backlog, and its
 answer marks the end of a cold start.
@@ -13,7 +15,7 @@ from .child import say
 
 
 def main() -> None:
-    kind, engine = sys.argv[1], "http://127.0.0.1:" + (sys.argv[2] if len(sys.argv) > 2 else "0")
+    kind, argument = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "0"
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     say({"port": listener.getsockname()[1]})
 
@@ -24,7 +26,11 @@ def main() -> None:
     from . import apps
     from .child import parent_gone
 
-    app = {"hello": apps.hello, "proxy": apps.proxy, "router": apps.router, "router_log": apps.router_log}[kind](engine)
+    if kind == "configured":
+        app = apps.configured(argument)
+    else:
+        makers = {"hello": apps.hello, "proxy": apps.proxy, "router": apps.router, "router_log": apps.router_log}
+        app = makers[kind](f"http://127.0.0.1:{argument}")
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="warning", access_log=False, backlog=2048, timeout_graceful_shutdown=1)
     )

@@ -114,3 +114,42 @@ def test_translation(tmp_path: Path):
     readme.write_text("<!-- results: begin --><!-- results: end -->")
     run("report", "--results", str(tmp_path), "--readme", str(readme))
     assert "### Translation" in readme.read_text()
+
+
+def test_resilience(tmp_path: Path):
+    """The run itself fails when a storm outgrows its budget or an engine behind an open breaker is asked."""
+    printed = run("resilience", "--quick", "--out", str(tmp_path))
+    found = result(tmp_path, "resilience")
+    assert {(row["state"], row["connections"]) for row in found["refusals"]} == {
+        (state, connections) for state in ("engine well", "breaker open") for connections in (1, 32)
+    }
+    for row in found["refusals"]:
+        for name in ("latency_p50", "latency_p95", "rate", "cpu"):
+            assert_figure(row[name])
+        assert row.get("upstream_calls", 0) == 0
+    assert [row["breaker"] for row in found["storm"]] == ["off", "on"]
+    for row in found["storm"]:
+        assert 0 < row["upstream_calls"] <= row["bound"] == round(1.2 * row["requests"] + 10)
+        assert row["holds"]
+    off, on = found["storm"]
+    assert off["upstream_calls"] > off["requests"] > 100 > on["upstream_calls"]
+    assert [row["when"] for row in found["leaving"]] == ["mid-stream", "before the first token"]
+    for row in found["leaving"]:
+        for name in ("p50", "p95", "max"):
+            assert_figure(row[name])
+        assert row["streams"] == 10
+    assert [row["hedge"] for row in found["hedging"]] == ["off", "on, as it is by default"]
+    for row in found["hedging"]:
+        for name in ("p50", "p95", "p99"):
+            assert_figure(row[name])
+    assert found["hedging"][0]["extra_calls"]["median"] <= 0  # what was sent last may not have come to an engine
+    names = {row["name"] for row in found["operations"]}
+    assert {"breaker: peek, open", "slot: taken, given back", "watcher, ends its own wait"} <= names
+    for row in found["operations"]:
+        assert_figure(row, positive=row["minus"] is None)
+    assert len(found["aims"]) == 6
+    assert "client gone to upstream closed" in printed
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results: begin --><!-- results: end -->")
+    run("report", "--results", str(tmp_path), "--readme", str(readme))
+    assert "### What faults cost" in readme.read_text()
