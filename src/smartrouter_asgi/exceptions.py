@@ -17,6 +17,7 @@ SmartRouterError
 │    ├─ QueueFullError           503 queue_full
 │    ├─ VRAMQueueTimeoutError    503 vram_queue_timeout
 │    ├─ VRAMExhaustedError       503 vram_exhausted
+│    ├─ SpilledError             503 vram_spilled: of one attempt; another candidate is asked first
 │    └─ DrainingError            503 gateway_draining
 ├─ NoBackendError                503 no_backend: nothing could be asked
 ├─ AttemptError                  502, one attempt failed; carries its `FailureKind`
@@ -173,6 +174,12 @@ class VRAMExhaustedError(AdmissionError):
     """The model does not fit into GPU memory, now or ever (503)."""
 
     code = "vram_exhausted"
+
+
+class SpilledError(AdmissionError):
+    """The wait for GPU memory would be long, and there is another candidate: that one is asked first (503)."""
+
+    code = "vram_spilled"
 
 
 class DrainingError(AdmissionError):

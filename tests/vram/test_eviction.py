@@ -20,6 +20,12 @@ def names(keys):
     return None if keys is None else "".join(sorted(key.model for key in keys))
 
 
+def frees(candidates, need):
+    """Tell whether so many bytes come free."""
+    sizes = {item.key: item.size_bytes for item in candidates}
+    return lambda gone: sum(sizes[key] for key in gone) >= need
+
+
 A, B, C = candidate("a", 4, 1), candidate("b", 10, 2), candidate("c", 6, 3)
 
 
@@ -57,12 +63,20 @@ A, B, C = candidate("a", 4, 1), candidate("b", 10, 2), candidate("c", 6, 3)
     ],
 )
 def test_victims_are_chosen_by_strategy(candidates, need, strategy, victims):
-    assert names(choose_victims(candidates, need, strategy=strategy)) == victims
+    assert names(choose_victims(candidates, frees(candidates, need), strategy=strategy)) == victims
+
+
+def test_a_model_nobody_has_used_for_long_is_worth_less_than_its_load():
+    """What was used just now is likely to be asked for again, even where it would be quicker to load."""
+    stale, hot = candidate("a", 8, 0.0, reload_s=4.0), candidate("b", 8, 3600.0, reload_s=2.0)
+    assert names(choose_victims([stale, hot], frees([stale, hot], 8), strategy="cost", now=3600.0)) == "a"
+    fresh = candidate("a", 8, 3590.0, reload_s=4.0)
+    assert names(choose_victims([fresh, hot], frees([fresh, hot], 8), strategy="cost", now=3600.0)) == "b"
 
 
 def test_cost_falls_back_to_cost_by_byte_among_very_many():
     many = [candidate(f"m{index:02}", 2, index, reload_s=20 - index) for index in range(20)]
-    assert choose_victims(many, 4, strategy="cost") == (ModelKey("b", "m19"), ModelKey("b", "m18"))
+    assert choose_victims(many, frees(many, 4), strategy="cost") == (ModelKey("b", "m19"), ModelKey("b", "m18"))
 
 
 @pytest.mark.parametrize(
@@ -76,11 +90,12 @@ def test_cost_falls_back_to_cost_by_byte_among_very_many():
         pytest.param(
             [candidate("a", 5, 9, pinned=True), candidate("b", 5, 1, idle=False)], 5, "", "b", id="not pinned"
         ),
-        pytest.param([candidate("a", 5, 9, idle=False)], 50, "", "a", id="all, when all are too small"),
+        pytest.param([candidate("a", 5, 9, idle=False)], 50, "", None, id="nobody, when all are too small"),
     ],
 )
 def test_residents_in_the_way_are_closed(candidates, need, already, closed):
-    assert names(choose_closing(candidates, need, already={ModelKey("b", name) for name in already})) == closed
+    enough = frees(candidates, need)
+    assert names(choose_closing(candidates, enough, already={ModelKey("b", name) for name in already})) == closed
 
 
 @given(
@@ -97,7 +112,7 @@ def test_victims_are_idle_unpinned_sufficient_and_none_is_superfluous(sizes, nee
     ]
     by_key = {item.key: item for item in candidates}
     able = sum(item.size_bytes for item in candidates if item.idle and not item.pinned)
-    victims = choose_victims(candidates, need, strategy=strategy)
+    victims = choose_victims(candidates, frees(candidates, need), strategy=strategy)
     if victims is None:
         assert able < need
         return

@@ -321,7 +321,7 @@ def test_the_next_load_waits_for_the_measured_size_of_the_last():
     assert world.load(A) == [Grant(ticket=1, key=A), StartReconcile()]
     world.loaded["A"] = 9
     assert world.answer() == []
-    assert world.scheduler.loading is None
+    assert not world.ledger.loading_on()
     world.now += 1
     world.answering = True
     assert world.release(A) == [StartUnload(key=A)]

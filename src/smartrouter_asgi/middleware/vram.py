@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from .._asgi import BodyLimits, ReplayReceive, at_the_edge, declared
 from ..deployment import Deployment
-from ..exceptions import AttemptError, DeadlineExceededError, QueueFullError
+from ..exceptions import AttemptError, DeadlineExceededError, QueueFullError, VRAMExhaustedError
 from ..resilience.attempt import Attempt, let_go
 from ..resilience.deadline import Timeouts
 from ..state import RequestState, find_state
@@ -64,7 +64,12 @@ class VRAMGateMiddleware:
         if lease is None:
             if attempt is not None and not attempt.waits and not self._gate.is_ready(deployment):
                 raise QueueFullError(f"the model of '{deployment.id}' is not in memory, or its place is wanted")
-            lease = await self._gate.admit(deployment, deadline=state.commit_by)
+            lease = await self._gate.admit(
+                deployment,
+                deadline=state.commit_by,
+                priority=state.priority,
+                may_spill=attempt is not None and attempt.others,
+            )
         if attempt is None:
             attempt = state.attempt = Attempt(number=1, deployment=deployment, started=time.monotonic())
             state.attempts = 1
@@ -74,6 +79,8 @@ class VRAMGateMiddleware:
                 attempt.start()
             await self.app(scope, ReplayReceive(state.body, state), send)
         except AttemptError as exc:
+            if exc.code == VRAMExhaustedError.code:
+                self._gate.doubt()
             if not attempt.keeps_lease:
                 let_go(lease, busy=exc.engine_busy)
             raise

@@ -40,6 +40,8 @@ class Attempt:
     lease: Held | None = None
     keeps_lease: bool = False
     """The attempt loop is in charge of the lease after a failure, so that a retry costs no reload."""
+    others: bool = False
+    """Another candidate is left that has not been asked yet: a long wait for this one is not worth it."""
     waits: bool = True
     """It may stand in line: for memory, for a slot, for a load. A hedge may not."""
     entry: Entry | None = None

@@ -21,6 +21,7 @@ from ..exceptions import (
     FailureKind,
     RouteExhaustedError,
     SmartRouterError,
+    SpilledError,
     UnsupportedParameterError,
 )
 from ..types import Clock, Random
@@ -176,7 +177,12 @@ class _Route:
             breaker=self.loop.breakers.get(deployment.backend, self.operation),
             lease=lease,
             keeps_lease=True,
+            others=not self._is_last(index),
         )
+
+    def _is_last(self, index: int) -> bool:
+        """Tell whether every other candidate has been tried, or skipped, already."""
+        return len({failure.candidate for failure in self.failures} | {index}) == len(self.candidates)
 
     # -- one attempt
 
@@ -193,7 +199,7 @@ class _Route:
         """Make one attempt; return its failure, None when it succeeded, or raise what nobody may retry."""
         outcome, kind = "cancelled", None
         try:
-            self._look(index, attempt)
+            self._look(attempt)
             if self.begin:
                 attempt.start()
             await self.call(attempt)
@@ -223,11 +229,10 @@ class _Route:
         finally:
             self._observe(attempt, outcome, kind)
 
-    def _look(self, index: int, attempt: Attempt) -> None:
+    def _look(self, attempt: Attempt) -> None:
         """Raise `AttemptError` when the deployment or its backend is left alone for now: before any queueing."""
         deployment = attempt.deployment
-        alone = len({failure.candidate for failure in self.failures} | {index}) == len(self.candidates)
-        refusal = self.loop.rests.refusal(deployment.id, attempt.started, alone=alone)
+        refusal = self.loop.rests.refusal(deployment.id, attempt.started, alone=not attempt.others)
         if refusal is not None:
             raise refusal
         wait_s = attempt.breaker.peek() if attempt.breaker is not None else None
@@ -357,7 +362,10 @@ def _record(attempt: Attempt, error: SmartRouterError, now: float) -> AttemptRec
 
 
 def _as_attempt_error(exc: AdmissionError | UnsupportedParameterError) -> AttemptError:
-    kind = FailureKind.ADMISSION if isinstance(exc, AdmissionError) else FailureKind.UNSUPPORTED
+    if isinstance(exc, SpilledError):
+        kind = FailureKind.COOLING  # come back to when nobody else has served it
+    else:
+        kind = FailureKind.ADMISSION if isinstance(exc, AdmissionError) else FailureKind.UNSUPPORTED
     return AttemptError(
         exc.message,
         kind=kind,

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .ledger import HoldingState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from .ledger import VRAMLedger
     from .names import ModelKey
     from .policy import UnloadStrategy
 
-EXHAUSTIVE_UP_TO = 12
-"""Candidates up to which strategy `cost` looks at every set (4096 of them)."""
+EXHAUSTIVE_UP_TO = 10
+"""Candidates up to which strategy `cost` looks at every set (1024 of them)."""
+FORGOTTEN_AFTER_S = 300.0
+"""After so long unused a model is worth half of what its load costs."""
+
+Enough: TypeAlias = "Callable[[Collection[ModelKey]], bool]"
+"""Tells whether it would be enough if these residents were gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +36,19 @@ class Candidate:
     reload_s: float = 0.0
 
 
-def candidates_of(ledger: VRAMLedger, *, now: float) -> tuple[Candidate, ...]:
-    """Return the residents of a ledger; one that would not go just now does not count as idle."""
+def candidates_of(ledger: VRAMLedger, *, now: float, residency: float = 0.0) -> tuple[Candidate, ...]:
+    """Return the residents of a ledger.
+
+    One that would not go just now, or that we loaded less than `residency` times its load time ago, is not idle.
+    """
     return tuple(
         Candidate(
             key=held.key,
             size_bytes=held.size_bytes,
             last_used=held.last_used,
-            idle=held.leases == 0 and held.retry_unload_at <= now,
+            idle=held.leases == 0
+            and held.retry_unload_at <= now
+            and now >= held.loaded_at + residency * ledger.load_s(held.key),
             pinned=ledger.names.is_pinned(held.key),
             reload_s=ledger.load_s(held.key),
         )
@@ -48,73 +58,70 @@ def candidates_of(ledger: VRAMLedger, *, now: float) -> tuple[Candidate, ...]:
 
 
 def choose_victims(
-    candidates: Iterable[Candidate], need_bytes: int, *, strategy: UnloadStrategy = "lru"
+    candidates: Iterable[Candidate], enough: Enough, *, strategy: UnloadStrategy = "lru", now: float = 0.0
 ) -> tuple[ModelKey, ...] | None:
-    """Return idle, unpinned residents that together free `need_bytes`, none of them superfluous; None if impossible.
+    """Return idle, unpinned residents that together are enough, none of them superfluous; None if impossible.
 
     `lru` spares the most recently used, `largest` takes the biggest first, `cost` takes the set that is quickest to
-    load again.
+    load again for how long it has not been used: the longer unused, the less it is worth keeping.
     """
-    if need_bytes <= 0:
+    if enough(()):
         return ()
     able = [item for item in candidates if item.idle and not item.pinned and item.size_bytes > 0]
-    if sum(item.size_bytes for item in able) < need_bytes:
+    if not enough([item.key for item in able]):
         return None
     if strategy == "largest":
         able.sort(key=lambda item: (-item.size_bytes, item.last_used, item.key))
     elif strategy == "lru":
         able.sort(key=lambda item: (item.last_used, item.key))
     elif len(able) <= EXHAUSTIVE_UP_TO:
-        return _cheapest(able, need_bytes)
+        return _cheapest(able, enough, now)
     else:
-        able.sort(key=lambda item: (item.reload_s / item.size_bytes, item.last_used, item.key))
-    return tuple(item.key for item in _shortest(able, need_bytes))
+        able.sort(key=lambda item: (_worth(item, now) / item.size_bytes, item.last_used, item.key))
+    return tuple(item.key for item in _shortest(able, enough))
 
 
 def choose_closing(
-    candidates: Iterable[Candidate], need_bytes: int, *, already: Collection[ModelKey]
-) -> tuple[ModelKey, ...]:
-    """Return the unpinned residents, busy ones too, that shall drain so that `need_bytes` come free.
+    candidates: Iterable[Candidate], enough: Enough, *, already: Collection[ModelKey]
+) -> tuple[ModelKey, ...] | None:
+    """Return the unpinned residents, busy ones too, that shall drain to be enough; None if all of them were too little.
 
-    Those closed already come first, so that a choice once made stands; then idle ones; then by last use. All of them
-    when even that is too little.
+    Those closed already come first, so that a choice once made stands; then idle ones; then by last use.
     """
     able = [item for item in candidates if not item.pinned and item.size_bytes > 0]
+    if not enough([item.key for item in able]):
+        return None
     able.sort(key=lambda item: (item.key not in already, not item.idle, item.last_used, item.key))
-    return tuple(item.key for item in _shortest(able, need_bytes))
+    return tuple(item.key for item in _shortest(able, enough))
 
 
-def _shortest(ordered: Sequence[Candidate], need_bytes: int) -> list[Candidate]:
+def _worth(item: Candidate, now: float) -> float:
+    """What keeping it is worth: its load, less and less the longer nobody has used it."""
+    return item.reload_s / (1.0 + max(0.0, now - item.last_used) / FORGOTTEN_AFTER_S)
+
+
+def _shortest(ordered: Sequence[Candidate], enough: Enough) -> list[Candidate]:
     """Take from the front until it is enough, then give back, from the end, whatever was not needed."""
     taken: list[Candidate] = []
-    freed_bytes = 0
     for item in ordered:
-        if freed_bytes >= need_bytes:
+        if enough([one.key for one in taken]):
             break
         taken.append(item)
-        freed_bytes += item.size_bytes
     for item in reversed(taken.copy()):
-        if freed_bytes - item.size_bytes >= need_bytes:
+        if enough([one.key for one in taken if one is not item]):
             taken.remove(item)
-            freed_bytes -= item.size_bytes
     return taken
 
 
-def _cheapest(able: Sequence[Candidate], need_bytes: int) -> tuple[ModelKey, ...]:
-    enough = (
-        group
-        for count in range(1, len(able) + 1)
-        for group in combinations(able, count)
-        if sum(item.size_bytes for item in group) >= need_bytes
-    )
-    best = min(
-        enough,
+def _cheapest(able: Sequence[Candidate], enough: Enough, now: float) -> tuple[ModelKey, ...]:
+    groups = sorted(
+        (group for count in range(1, len(able) + 1) for group in combinations(able, count)),
         key=lambda group: (
-            sum(item.reload_s for item in group),
+            sum(_worth(item, now) for item in group),
             len(group),
             sum(item.size_bytes for item in group),
             max(item.last_used for item in group),
             [item.key for item in group],
         ),
     )
-    return tuple(item.key for item in best)
+    return tuple(item.key for item in next(group for group in groups if enough([item.key for item in group])))

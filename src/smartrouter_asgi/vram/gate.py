@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, assert_never
 from ..events import AdmissionWaited, ModelSwapped
 from ..exceptions import SmartRouterError, VRAMExhaustedError
 from . import refusals
+from .arrivals import Arrivals
+from .devices import Devices
 from .draining import DrainWatch
 from .effects import Grant, Reject, StartLoad, StartReconcile, StartUnload
 from .engines import Engines
@@ -38,19 +40,25 @@ if TYPE_CHECKING:
     from .effects import Effect
     from .engines import Answers
     from .lifecycle import ModelLifecycle
+    from .placement import PlacementRule
+    from .readings import Readings
 
 
 class VRAMGate:
     """Lets a request through with a lease on GPU memory for its model; queues, loads and evicts as the policy says.
 
-    `lifecycles` by backend name. `budget_bytes` None: unknown, and `policy.unknown` says what that means.
+    `lifecycles` by backend name. The memory to share is one device of `budget_bytes`, or `devices`; neither: unknown,
+    and `policy.unknown` says what that means. `rules` say which devices a backend uses, `readings` what is in use.
     `load_wait_s` says for how long no load may be asked of a backend, None when one may. One event loop at a time.
     """
 
     def __init__(
         self,
         *,
-        budget_bytes: int | None,
+        budget_bytes: int | None = None,
+        devices: Devices | None = None,
+        rules: Mapping[str, PlacementRule] | None = None,
+        readings: Readings | None = None,
         lifecycles: Mapping[str, ModelLifecycle],
         policy: GatePolicy | None = None,
         clock: Clock = time.monotonic,
@@ -59,13 +67,20 @@ class VRAMGate:
     ) -> None:
         self._load_wait_s = load_wait_s
         self.policy = policy = policy or GatePolicy()
-        self._known = budget_bytes is not None
+        if devices is None and budget_bytes is not None:
+            devices = Devices.of(budget_bytes)
+        self._known = devices is not None
         self._active = self._known or policy.unknown == "closed"
         self._clock = clock
         self._observer = observer
         ledger = VRAMLedger(
-            budget_bytes or 0, default_estimate_bytes=policy.default_estimate_bytes, pinned=policy.pinned
+            devices or Devices.of(0),
+            default_estimate_bytes=policy.default_estimate_bytes,
+            pinned=policy.pinned,
+            rules=rules,
         )
+        self._readings = readings
+        self._arrivals = Arrivals(ledger)
         self._scheduler = Scheduler(ledger, policy)
         self._tickets = count(1)
         self._waiting: dict[int, asyncio.Future[Lease]] = {}
@@ -87,11 +102,16 @@ class VRAMGate:
         """Whether a request would be admitted at once, as of this step of the event loop."""
         return not self.covers(deployment) or self._scheduler.is_open(ModelKey(deployment.backend, deployment.model))
 
-    async def admit(self, deployment: Deployment, *, deadline: float = math.inf) -> Lease:
+    async def admit(
+        self, deployment: Deployment, *, deadline: float = math.inf, priority: int = 0, may_spill: bool = False
+    ) -> Lease:
         """Return a lease once the model is in memory; at once for a resident one, or one that is not covered.
 
-        `deadline` is on the gate's clock. Raises `AdmissionError` (503) when the model cannot get in, `AttemptError`
-        when its load failed. Cancelled, it leaves the queue and keeps nothing.
+        `deadline` is on the gate's clock; lower priorities go first. With `may_spill` a wait that would be longer than
+        `policy.spill_after_s`, or than the deadline leaves, is not begun (`SpilledError`).
+
+        Raises `AdmissionError` (503) when the model cannot get in, `AttemptError` when its load failed. Cancelled, it
+        leaves the queue and keeps nothing.
         """
         key = ModelKey(deployment.backend, deployment.model)
         if not self.covers(deployment):
@@ -101,15 +121,19 @@ class VRAMGate:
         now = self._clock()
         taken = self._scheduler.take(key, now=now)
         if taken is not None:
-            return Lease(taken, self)
+            return Lease(taken, self, since=now)
         if not self._known:
             raise VRAMExhaustedError("how much GPU memory there is is not known", retry_after_s=self.policy.max_wait_s)
         wait_s = self._load_wait_s(deployment.backend)
         if wait_s is not None and not self._scheduler.is_coming(key):
             raise refusals.no_loads(deployment.backend, retry_after_s=wait_s)  # before anybody is evicted for it
-        return await self._queue(deployment, key, deadline, now)
+        if may_spill:
+            wait_s = self._scheduler.projected_wait_s(key, now=now)
+            if wait_s > min(self.policy.spill_after_s, deadline - now):
+                raise refusals.elsewhere(key, wait_s)
+        return await self._queue(deployment, key, deadline, priority, now)
 
-    async def _queue(self, deployment: Deployment, key: ModelKey, deadline: float, now: float) -> Lease:
+    async def _queue(self, deployment: Deployment, key: ModelKey, deadline: float, priority: int, now: float) -> Lease:
         self._sweep(now)
         ticket = next(self._tickets)
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
@@ -117,7 +141,12 @@ class VRAMGate:
         outcome = "left"
         try:
             effects = self._scheduler.request(
-                key, ticket=ticket, now=now, deadline=deadline, declared_bytes=deployment.vram_bytes
+                key,
+                ticket=ticket,
+                now=now,
+                deadline=deadline,
+                priority=priority,
+                declared_bytes=deployment.needed_bytes,
             )
             self._apply(effects, now)
             lease = await future
@@ -153,7 +182,9 @@ class VRAMGate:
     def take_back(self, lease: Lease) -> None:
         """Count a lease as released; called by the lease, once."""
         now = self._clock()
-        effects = self._scheduler.released(lease.key, now=now, drained=lease.draining)
+        effects = self._scheduler.released(
+            lease.key, now=now, drained=lease.draining, held_s=max(0.0, now - lease.since)
+        )
         if effects or self._waiting:
             self._apply(effects, now)
 
@@ -194,6 +225,10 @@ class VRAMGate:
         if error is not None:
             raise refusals.failed(key, error, verb="unloaded")
         return True
+
+    def doubt(self) -> None:
+        """Ask the engines and devices anew before the next load decision: something did not go as the books say."""
+        self._scheduler.freshness.doubt()
 
     def pin(self, deployment: Deployment) -> None:
         """Keep a model from being evicted, loaded or not."""
@@ -254,17 +289,18 @@ class VRAMGate:
                     if future is None or future.done():
                         pending.extend(self._scheduler.released(key, now=now))
                     else:
-                        future.set_result(Lease(key, self))
+                        future.set_result(Lease(key, self, since=now))
                 case Reject(ticket=ticket, error=error):
                     future = self._waiting.get(ticket)
                     if future is not None and not future.done():
                         future.set_exception(error)
                 case StartLoad(key=key):
+                    self._arrivals.begin(key, self._used_bytes())
                     self._tasks.start(self._engines.load(key), partial(self._loaded, key, now))
                 case StartUnload(key=key):
                     self._unloads[key] = self._tasks.start(self._engines.unload(key), partial(self._unloaded, key, now))
                 case StartReconcile():
-                    self._question = self._tasks.start(self._engines.ask(), partial(self._answered, now))
+                    self._question = self._tasks.start(self._ask(), partial(self._answered, now))
                 case _:
                     assert_never(effect)
         self._set_timer(now)
@@ -300,11 +336,24 @@ class VRAMGate:
         else:
             self._apply(self._scheduler.unload_failed(key, error, now=now), now)
 
+    async def _ask(self) -> Answers:
+        """Ask the engines what they have loaded, and the devices what is in use."""
+        if self._readings is None:
+            return await self._engines.ask()
+        answers, _ = await asyncio.gather(self._engines.ask(), self._readings.refresh())
+        return answers
+
     def _answered(self, asked_at: float, task: asyncio.Task[Answers]) -> None:
         self._question = None
         answers = {} if error_of(task) is not None else task.result()
         now = self._clock()
-        self._apply(self._scheduler.reconciled(answers, asked_at=asked_at, now=now), now)
+        readings = self._used_bytes()
+        self._arrivals.settle(readings)
+        effects = self._scheduler.reconciled(answers, asked_at=asked_at, now=now, readings=readings)
+        self._apply(effects, now)
+
+    def _used_bytes(self) -> Mapping[str, int | None]:
+        return self._readings.used_bytes() if self._readings is not None else {}
 
     def _tell(self, event: Event) -> None:
         if self._observer is not None:

@@ -26,12 +26,14 @@ class Lease:
     A lease without holder is for what is not gated: it holds nothing. `with` releases at the end of the block.
     """
 
-    __slots__ = ("_holder", "draining", "key")
+    __slots__ = ("_holder", "draining", "key", "since")
 
-    def __init__(self, key: ModelKey, holder: LeaseHolder | None) -> None:
+    def __init__(self, key: ModelKey, holder: LeaseHolder | None, *, since: float = 0.0) -> None:
         self.key = key
         self._holder = holder
         self.draining = False
+        self.since = since
+        """When it was given, on the gate's clock."""
 
     @property
     def held(self) -> bool:

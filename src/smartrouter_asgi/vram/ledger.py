@@ -1,6 +1,7 @@
-"""Who holds how many bytes of GPU memory: pure book-keeping, no clock, no decisions.
+"""Who holds how many bytes of which device's memory: pure book-keeping, no clock, no decisions.
 
-Bytes are held from the reservation until the unload is confirmed: what may not be free is not believed free.
+Bytes are held from the reservation until the unload is confirmed: what may not be free is not believed free. What
+others hold on a device (`outside`) is respected; it is never ours to free.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from .devices import Devices
 from .names import ModelKey, ModelNames
+from .placement import PlacementRule, force, place, resize
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from ..deployment import LoadedModel
+    from .placement import Placement
 
 
+NEWEST_SHARE = 0.2
+"""Weight of the newest use in the average of how long uses last."""
 ASSUMED_LOAD_BYTES_PER_S = 1024**3
 """Speed of a load never seen: weights from a good disk."""
 
@@ -32,34 +38,63 @@ class HoldingState(Enum):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Holding:
-    """The bytes one model holds. `leases` counts every use, the `draining` ones included."""
+    """The bytes one model holds, by device. `leases` counts every use, the `draining` ones included."""
 
     key: ModelKey
-    size_bytes: int
+    placement: Placement
     state: HoldingState
     since: float
     last_used: float
+    loaded_at: float = -math.inf
+    """When our load of it ended."""
     leases: int = 0
     draining: int = 0
     measured: bool = False
+    offloaded_bytes: int = 0
+    """What the engine keeps of it in the machine's own memory, because it did not fit on the GPU."""
     retry_unload_at: float = -math.inf
     """Not to be chosen as a victim before this: its last unload failed."""
 
+    @property
+    def size_bytes(self) -> int:
+        """What it holds on all devices together."""
+        return sum(self.placement.values())
+
 
 class VRAMLedger:
-    """The books of one memory budget: holdings, leases on them, and what models were seen to need."""
+    """The books of the devices: holdings, leases on them, and what models were seen to need.
 
-    def __init__(self, budget_bytes: int, *, default_estimate_bytes: int, pinned: Iterable[str] = ()) -> None:
-        self.budget_bytes = budget_bytes
+    `budget` is that of one device, or the devices. `rules` say which devices a backend uses (default: all of them, one
+    for each model).
+    """
+
+    def __init__(
+        self,
+        budget: int | Devices,
+        *,
+        default_estimate_bytes: int,
+        pinned: Iterable[str] = (),
+        rules: Mapping[str, PlacementRule] | None = None,
+    ) -> None:
+        self.devices = budget if isinstance(budget, Devices) else Devices.of(budget)
         self.names = ModelNames(pinned)
+        self._rules = dict(rules or {})
+        self._any = PlacementRule(devices=tuple(self.devices))
         self._default_estimate_bytes = default_estimate_bytes
         self._held: dict[ModelKey, Holding] = {}
         self._measured: dict[ModelKey, int] = {}
         self._declared: dict[ModelKey, int] = {}
+        self._estimated: dict[ModelKey, int] = {}
+        self._served_s: dict[ModelKey, float] = {}
         self._load_s: dict[ModelKey, float] = {}
         self._gone_at: dict[ModelKey, float] = {}
 
     # -- reading
+
+    @property
+    def budget_bytes(self) -> int:
+        """What may be held in all."""
+        return self.devices.budget_bytes
 
     @property
     def used_bytes(self) -> int:
@@ -68,21 +103,71 @@ class VRAMLedger:
 
     @property
     def free_bytes(self) -> int:
-        """What the budget leaves; negative when the engines took more by themselves."""
-        return self.budget_bytes - self.used_bytes
+        """What could be held in all beside what is; negative when the engines took more by themselves."""
+        return min(self.budget_bytes - self.used_bytes, sum(self.room().values()))
 
-    @property
-    def coming_bytes(self) -> int:
-        """Bytes of models on their way out."""
-        return sum(held.size_bytes for held in self._held.values() if held.state is HoldingState.UNLOADING)
+    def rule(self, backend: str) -> PlacementRule:
+        """Return which devices a backend uses."""
+        return self._rules.get(backend, self._any)
 
-    def reachable_bytes(self, key: ModelKey) -> int:
-        """Return the most that could ever be free for a model: the budget less what is pinned there."""
-        return self.budget_bytes - sum(
+    def held_on(self, device: str, *states: HoldingState) -> int:
+        """Return the bytes held on a device, by holdings in these states (default: all)."""
+        return sum(held.placement.get(device, 0) for held in self._held.values() if not states or held.state in states)
+
+    def loading_on(self) -> frozenset[str]:
+        """Return the devices on which a load is under way."""
+        return frozenset(
+            device for held in self._held.values() if held.state is HoldingState.RESERVED for device in held.placement
+        )
+
+    def room(self, *, gone: Collection[ModelKey] = (), coming: bool = False) -> dict[str, int]:
+        """Return what each device has left, as if the models in `gone` had left.
+
+        `coming`: and those that are leaving already. A device that cannot be read has no room.
+        """
+        held_bytes = dict.fromkeys(self.devices, 0)
+        for held in self._held.values():
+            if held.key not in gone and not (coming and held.state is HoldingState.UNLOADING):
+                for device, size_bytes in held.placement.items():
+                    held_bytes[device] = held_bytes.get(device, 0) + size_bytes
+        return {device: self.devices.room(device, held_bytes[device]) for device in self.devices}
+
+    def where(
+        self,
+        key: ModelKey,
+        *,
+        gone: Collection[ModelKey] = (),
+        coming: bool = False,
+        without: Collection[str] = (),
+    ) -> dict[str, int] | None:
+        """Return where a model would go on the devices that are not in `without`; None where it does not fit."""
+        need_bytes = self.footprint_bytes(key)
+        staying = sum(
             held.size_bytes
             for held in self._held.values()
-            if held.key != key and held.state is not HoldingState.UNLOADING and self.names.is_pinned(held.key)
+            if held.key not in gone and not (coming and held.state is HoldingState.UNLOADING)
         )
+        if need_bytes + staying > self.budget_bytes:
+            return None
+        room = {d: free for d, free in self.room(gone=gone, coming=coming).items() if d not in without}
+        return place(need_bytes, room, self.rule(key.backend))
+
+    def reachable_bytes(self, key: ModelKey) -> int:
+        """Return the most that could ever be free for a model: what is ours to give less what is pinned there.
+
+        Memory that others hold counts as free: they may leave.
+        """
+        pinned = [
+            held
+            for held in self._held.values()
+            if held.key != key and held.state is not HoldingState.UNLOADING and self.names.is_pinned(held.key)
+        ]
+        rule = self.rule(key.backend)
+        rooms = [
+            self.devices.most(device) - sum(held.placement.get(device, 0) for held in pinned) for device in rule.devices
+        ]
+        most = sum(max(0, room) for room in rooms) if rule.split else max(rooms, default=0)
+        return min(most, self.budget_bytes - sum(held.size_bytes for held in pinned))
 
     def holdings(self) -> tuple[Holding, ...]:
         """Return every holding, oldest entry first."""
@@ -93,9 +178,14 @@ class VRAMLedger:
         return self._held.get(key)
 
     def footprint_bytes(self, key: ModelKey) -> int:
-        """Return what a model needs: as last measured, else as declared, else the default estimate."""
-        measured = self._measured.get(key)
-        return measured if measured is not None else self._declared.get(key, self._default_estimate_bytes)
+        """Return what a model needs: as declared, else as measured, else as estimated, else the default estimate.
+
+        One that was measured to need more than declared needs what was measured.
+        """
+        measured, declared = self._measured.get(key), self._declared.get(key)
+        if declared is not None:
+            return declared if measured is None else max(declared, measured)
+        return measured if measured is not None else self._estimated.get(key, self._default_estimate_bytes)
 
     def load_s(self, key: ModelKey) -> float:
         """Return how long the model's last load took; before the first, what its bytes would take from a disk."""
@@ -106,14 +196,31 @@ class VRAMLedger:
         """Remember what configuration says a model needs."""
         self._declared[key] = size_bytes
 
+    def estimate(self, key: ModelKey, size_bytes: int) -> None:
+        """Remember what a model should need, by what is known of its file."""
+        self._estimated[key] = size_bytes
+
+    def recall(self, key: ModelKey, size_bytes: int) -> None:
+        """Remember what a model was measured to need in an earlier run, unless it was measured in this one."""
+        self._measured.setdefault(key, size_bytes)
+
+    def measured_bytes(self, key: ModelKey) -> int | None:
+        """Return what a model was measured to need; None when it never was."""
+        return self._measured.get(key)
+
+    def served_s(self, key: ModelKey) -> float:
+        """Return how long a use of a model lasts, on average lately; 0 when nothing is known."""
+        return self._served_s.get(key, 0.0)
+
     # -- a model's way in and out
 
-    def reserve(self, key: ModelKey, *, now: float) -> Holding:
-        """Promise a model its footprint; the caller has made sure that it is free."""
-        size_bytes = self.footprint_bytes(key)
+    def reserve(self, key: ModelKey, placement: Placement, *, now: float) -> Holding:
+        """Promise a model its footprint; the caller has made sure that it is free there."""
         assert key not in self._held, f"{key.id} is held already"
-        assert size_bytes <= self.free_bytes, f"{key.id} was promised bytes that are not free"
-        held = Holding(key=key, size_bytes=size_bytes, state=HoldingState.RESERVED, since=now, last_used=now)
+        room = self.room()
+        assert all(size_bytes <= room[device] for device, size_bytes in placement.items()), f"{key.id} does not fit"
+        assert sum(placement.values()) + self.used_bytes <= self.budget_bytes, f"{key.id} is over the budget"
+        held = Holding(key=key, placement=placement, state=HoldingState.RESERVED, since=now, last_used=now)
         self._held[key] = held
         return held
 
@@ -122,7 +229,7 @@ class VRAMLedger:
         held = self._held[key]
         assert held.state is HoldingState.RESERVED, f"{key.id} was not being loaded"
         held.state = HoldingState.RESIDENT
-        held.since = held.last_used = now
+        held.since = held.last_used = held.loaded_at = now
         self._load_s[key] = load_s
 
     def abandon(self, key: ModelKey) -> None:
@@ -176,13 +283,16 @@ class VRAMLedger:
         held.draining += 1
         assert held.draining <= held.leases, f"{key.id} drains more leases than it has"
 
-    def release(self, key: ModelKey, *, now: float, drained: bool = False) -> None:
-        """Count one use less; `drained` when that lease was draining."""
+    def release(self, key: ModelKey, *, now: float, drained: bool = False, held_s: float | None = None) -> None:
+        """Count one use less; `drained` when that lease was draining, `held_s` how long it was held."""
         held = self._held[key]
         held.leases -= 1
         held.draining -= drained
         held.last_used = now
         assert 0 <= held.draining <= held.leases, f"{key.id} has released more leases than it gave"
+        if held_s is not None:
+            known_s = self._served_s.get(key, held_s)
+            self._served_s[key] = known_s + NEWEST_SHARE * (held_s - known_s)
 
     # -- what the engines say
 
@@ -193,16 +303,15 @@ class VRAMLedger:
 
         What changed here after the question was put is believed over the answer; a resident in use is never dropped.
         """
-        sizes: dict[ModelKey, int | None] = {}
-        for model in models:
-            size_bytes = model.vram_bytes if model.vram_bytes is not None else model.size_bytes
-            sizes[self.names.canonical(ModelKey(backend, model.id))] = size_bytes
-        appeared = [key for key in sizes if key not in self._held and self._gone_at.get(key, -math.inf) < asked_at]
+        told: dict[ModelKey, LoadedModel] = {
+            self.names.canonical(ModelKey(backend, model.id)): model for model in models
+        }
+        appeared = [key for key in told if key not in self._held and self._gone_at.get(key, -math.inf) < asked_at]
         vanished = [
             held.key
             for held in self._held.values()
             if held.key.backend == backend
-            and held.key not in sizes
+            and held.key not in told
             and held.state is HoldingState.RESIDENT
             and held.leases == 0
             and max(held.since, held.last_used) < asked_at
@@ -210,25 +319,37 @@ class VRAMLedger:
         for key in vanished:
             self._drop(key, now=now)
         for key in appeared:
+            placement = force(self.footprint_bytes(key), self.room(), self.rule(key.backend))
             self._held[key] = Holding(
-                key=key, size_bytes=self.footprint_bytes(key), state=HoldingState.RESIDENT, since=now, last_used=now
+                key=key, placement=placement, state=HoldingState.RESIDENT, since=now, last_used=now
             )
-        for key, size in sizes.items():
-            self._measure(key, size)
+        for key, model in told.items():
+            self._measure(key, model)
         return appeared, vanished
 
-    def _measure(self, key: ModelKey, size_bytes: int | None) -> None:
+    def relocate(self, key: ModelKey, placement: Placement) -> None:
+        """Correct where a model is."""
+        held = self._held.get(key)
+        if held is not None and held.state is HoldingState.RESIDENT:
+            held.placement = placement
+
+    def _measure(self, key: ModelKey, model: LoadedModel) -> None:
         """Let a measured size replace the estimate; of a model that is coming or going it would be half the truth."""
         held = self._held.get(key)
+        size_bytes = model.vram_bytes if model.vram_bytes is not None else model.size_bytes
         if held is None or held.state is not HoldingState.RESIDENT or size_bytes is None:
             return
-        held.size_bytes = self._measured[key] = size_bytes
+        held.placement = resize(held.placement, size_bytes)
         held.measured = True
+        held.offloaded_bytes = max(0, (model.size_bytes or 0) - size_bytes)
+        if not held.offloaded_bytes:  # what runs on the CPU in part needs more than it got
+            self._measured[key] = size_bytes
 
     def check(self) -> None:
         """Assert every invariant of the books."""
         for key, held in self._held.items():
             assert held.key == key == self.names.canonical(key)
-            assert held.size_bytes >= 0
+            assert all(size_bytes >= 0 for size_bytes in held.placement.values())
+            assert set(held.placement) <= set(self.devices)
             assert 0 <= held.draining <= held.leases
             assert held.leases == 0 or held.state is HoldingState.RESIDENT

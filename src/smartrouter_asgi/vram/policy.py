@@ -36,7 +36,9 @@ class GatePolicy:
     fair_after_s: float = 15.0
     """Once the oldest waiter is this old, the residents in its way take no new requests."""
     spill_after_s: float = 10.0
-    """Projected wait beyond which the next candidate should be tried. Carried for callers; not used by the gate yet."""
+    """Projected wait beyond which a request that has another candidate goes there instead of queueing."""
+    min_residency: float = 1.0
+    """A model stays for at least so many times what its load took, unless somebody has waited for `fair_after_s`."""
     unknown: UnknownBudget = "open"
     reconcile_ttl_s: float = 2.0
     """How long the engines' own word on what is loaded is believed before a load decision."""
@@ -52,5 +54,7 @@ class GatePolicy:
             raise ConfigurationError(f"unload_strategy {self.unload_strategy!r}: lru, largest or cost")
         if self.unknown not in ("open", "closed"):
             raise ConfigurationError(f"unknown {self.unknown!r}: open or closed")
+        if self.min_residency < 0:
+            raise ConfigurationError("min_residency cannot be negative")
         if self.default_estimate_bytes < 0 or self.max_queue < 0:
             raise ConfigurationError("default_estimate and max_queue cannot be negative")

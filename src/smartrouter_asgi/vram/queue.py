@@ -13,17 +13,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiter:
-    """One request in the queue. `expires` bounds its queueing, `deadline` the request as a whole."""
+    """One request in the queue. `expires` bounds its queueing, `deadline` the request as a whole.
+
+    `since` is when it came as its priority counts it, `came` when it really did.
+    """
 
     ticket: int
     key: ModelKey
     since: float
+    came: float
     expires: float
     deadline: float
 
 
 class WaitQueue:
-    """All waiters of one gate. Tickets are given in rising order, so they tell age."""
+    """All waiters of one gate. Tickets are given in rising order, so they tell who came first."""
 
     def __init__(self) -> None:
         self._waiters: dict[int, Waiter] = {}
@@ -63,12 +67,20 @@ class WaitQueue:
 
     def models(self) -> tuple[ModelKey, ...]:
         """Return the models waited for, the one with the oldest waiter first."""
-        return tuple(sorted(self._groups, key=lambda key: next(iter(self._groups[key]))))
+        return tuple(sorted(self._groups, key=lambda key: self._age_of(self.oldest(key))))
 
     def oldest(self, key: ModelKey) -> Waiter:
-        """Return the first waiter of a group."""
-        return next(iter(self._groups[key].values()))
+        """Return the waiter of a group that has waited longest, as priorities count it."""
+        return min(self._groups[key].values(), key=self._age_of)
+
+    def count(self, key: ModelKey) -> int:
+        """Return how many wait for a model."""
+        return len(self._groups.get(key, ()))
 
     def depths(self) -> dict[ModelKey, int]:
         """Return how many wait for each model."""
         return {key: len(group) for key, group in self._groups.items()}
+
+    @staticmethod
+    def _age_of(waiter: Waiter) -> tuple[float, int]:
+        return waiter.since, waiter.ticket

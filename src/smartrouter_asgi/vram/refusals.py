@@ -11,6 +11,7 @@ from ..exceptions import (
     FailureKind,
     QueueFullError,
     SmartRouterError,
+    SpilledError,
     VRAMExhaustedError,
     VRAMQueueTimeoutError,
 )
@@ -41,6 +42,13 @@ def queue_timeout(key: ModelKey, waited_s: float, *, retry_after_s: float) -> VR
     """Refuse a waiter whose time is up."""
     return VRAMQueueTimeoutError(
         f"{key.id} did not get into GPU memory within {waited_s:.1f} s", retry_after_s=retry_after_s
+    )
+
+
+def elsewhere(key: ModelKey, wait_s: float) -> SpilledError:
+    """Send a request on to its next candidate."""
+    return SpilledError(
+        f"{key.id} would be in GPU memory in about {min(wait_s, 3600.0):.0f} s only: another is asked first"
     )
 
 

@@ -14,8 +14,10 @@ from . import refusals
 from .effects import Decision, Grant, Reject, StartLoad, StartReconcile, StartUnload
 from .freshness import Freshness
 from .ledger import HoldingState
+from .order import is_old
+from .projection import projected_wait_s
 from .queue import Waiter, WaitQueue
-from .tree import Close, Evict, Load, Refuse, decide, is_old
+from .tree import Close, Evict, Load, Refuse, decide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from .names import ModelKey
     from .policy import GatePolicy
 
+PRIORITY_STEP_S = 10.0
+"""What one step of a request's priority is worth in waiting."""
 UNLOAD_RETRY_S = 5.0
 """How long a model that would not go is not asked again."""
 DECISIONS_KEPT = 32
@@ -39,9 +43,10 @@ class Scheduler:
         self.policy = policy
         self.queue = WaitQueue()
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)
-        self.loading: ModelKey | None = None
+        self.closing: dict[ModelKey, frozenset[ModelKey]] = {}
+        """Residents that take no new requests, by the model for whose oldest waiter they drain."""
         self.closed: frozenset[ModelKey] = frozenset()
-        """Residents that take no new requests, so that they drain for the oldest waiter."""
+        """All of them."""
         self.freshness = Freshness(ttl_s=policy.reconcile_ttl_s)
 
     # -- requests
@@ -70,22 +75,35 @@ class Scheduler:
         ticket: int,
         now: float,
         deadline: float = math.inf,
+        priority: int = 0,
         declared_bytes: int | None = None,
+        estimate_bytes: int | None = None,
     ) -> list[Effect]:
-        """Ask for a lease; a `Grant` or `Reject` with this ticket follows, now or later."""
+        """Ask for a lease; a `Grant` or `Reject` with this ticket follows, now or later. Lower priorities go first."""
         key = self.ledger.names.canonical(key)
         if declared_bytes is not None:
             self.ledger.declare(key, declared_bytes)
+        if estimate_bytes is not None:
+            self.ledger.estimate(key, estimate_bytes)
         taken = self.take(key, now=now)
         if taken is not None:
             return [Grant(ticket=ticket, key=taken)]
         waiting = len(self.queue)
         if waiting >= self.policy.max_queue:  # 2
             self._note(now, key, "reject", "the queue is full")
-            return [Reject(ticket=ticket, error=refusals.queue_full(waiting, retry_after_s=self.projected_wait_s()))]
+            retry_after_s = self.projected_wait_s(key, now=now)
+            return [Reject(ticket=ticket, error=refusals.queue_full(waiting, retry_after_s=retry_after_s))]
         expires = min(now + self.policy.max_wait_s, deadline)
-        self.queue.add(Waiter(ticket=ticket, key=key, since=now, expires=expires, deadline=deadline))
+        since = now + priority * PRIORITY_STEP_S
+        self.queue.add(Waiter(ticket=ticket, key=key, since=since, came=now, expires=expires, deadline=deadline))
         return self._advance(now)
+
+    def projected_wait_s(self, key: ModelKey, *, now: float) -> float:
+        """Return a guess of how long a request for this model would queue if it came now; at least 1 s, if at all."""
+        key = self.ledger.names.canonical(key)
+        if self.is_open(key):
+            return 0.0
+        return max(1.0, projected_wait_s(key, self.ledger, self.queue, self.policy, now=now))
 
     def cancel(self, ticket: int, *, now: float) -> list[Effect]:
         """Forget a waiter; harmless when it does not wait any more."""
@@ -100,9 +118,11 @@ class Scheduler:
         """Note that the holder of one lease left and the engine may still work."""
         self.ledger.drain(key)
 
-    def released(self, key: ModelKey, *, now: float, drained: bool = False) -> list[Effect]:
-        """Count one lease back; `drained` when it was draining."""
-        self.ledger.release(key, now=now, drained=drained)
+    def released(
+        self, key: ModelKey, *, now: float, drained: bool = False, held_s: float | None = None
+    ) -> list[Effect]:
+        """Count one lease back; `drained` when it was draining, `held_s` how long it was held."""
+        self.ledger.release(key, now=now, drained=drained, held_s=held_s)
         return self._advance(now) if self.queue else []
 
     # -- loads and unloads
@@ -110,7 +130,6 @@ class Scheduler:
     def load_finished(self, key: ModelKey, *, now: float, load_s: float) -> list[Effect]:
         """Let the waiters of a loaded model in, and ask for its real size."""
         self.ledger.commit(key, now=now, load_s=load_s)
-        self.loading = None
         self.freshness.doubt()
         granted = self._grant(key, now)
         return [*granted, *self.refresh(), *self._advance(now)]
@@ -118,10 +137,9 @@ class Scheduler:
     def load_failed(self, key: ModelKey, cause: BaseException, *, now: float) -> list[Effect]:
         """Tell the waiters why their model is not loaded; free its bytes and doubt the ledger."""
         self.ledger.abandon(key)
-        self.loading = None
         self.freshness.doubt()
         self._note(now, key, "load_failed", str(cause) or type(cause).__name__)
-        retry_after_s = self.projected_wait_s()
+        retry_after_s = max(1.0, self.ledger.load_s(key))
         rejected: list[Effect] = [
             Reject(
                 ticket=waiter.ticket,
@@ -163,9 +181,17 @@ class Scheduler:
         return [StartReconcile()] if self.freshness.ask() else []
 
     def reconciled(
-        self, answers: Mapping[str, tuple[LoadedModel, ...] | None], *, asked_at: float, now: float
+        self,
+        answers: Mapping[str, tuple[LoadedModel, ...] | None],
+        *,
+        asked_at: float,
+        now: float,
+        readings: Mapping[str, int | None] | None = None,
     ) -> list[Effect]:
-        """Take the engines' answers, by backend; None where an engine gave none, which changes nothing."""
+        """Take the engines' answers, by backend; None where an engine gave none, which changes nothing.
+
+        `readings` are the bytes in use by device, as its driver tells; None of a device that cannot be read.
+        """
         self.freshness.answered(asked_at=asked_at)
         for backend, models in answers.items():
             if models is None:
@@ -175,8 +201,20 @@ class Scheduler:
                 self._note(now, key, "appeared", "the engine has it loaded")
             for key in vanished:
                 self._note(now, key, "vanished", "the engine has it no more")
+        for device, used_bytes in (readings or {}).items():
+            self._see(device, used_bytes)
         again = self.refresh() if self.freshness.is_doubted else []
         return again + self._advance(now)
+
+    def _see(self, device: str, used_bytes: int | None) -> None:
+        devices, ledger = self.ledger.devices, self.ledger
+        if used_bytes is None:
+            devices[device].lost = self.policy.unknown == "closed"
+            return
+        devices[device].lost = False
+        # Whether a load or an unload under way has got or given back its bytes already nobody can tell.
+        least = ledger.held_on(device, HoldingState.RESIDENT)
+        devices.see(device, used_bytes, least_bytes=least, most_bytes=ledger.held_on(device))
 
     def pin(self, key: ModelKey, *, now: float) -> list[Effect]:
         """Never evict the model, loaded or not."""
@@ -200,39 +238,43 @@ class Scheduler:
         """Return when time alone will change something, after an event at `now`; infinity if never."""
         if not self.queue:
             return math.inf
-        moments = [waiter.deadline if waiter.key == self.loading else waiter.expires for waiter in self.queue]
-        if self.loading is None:
+        ledger, policy = self.ledger, self.policy
+        moments = [self._ends(waiter) for waiter in self.queue]
+        if len(ledger.loading_on()) < len(ledger.devices):
             moments.append(self.freshness.stale_at)
-            moments.append(min(waiter.since for waiter in self.queue) + self.policy.fair_after_s)
-            moments.extend(held.retry_unload_at for held in self.ledger.holdings())
+            moments.extend(self.queue.oldest(key).since + policy.fair_after_s for key in self.queue.models())
+            for held in ledger.holdings():
+                moments += (held.retry_unload_at, held.loaded_at + policy.min_residency * ledger.load_s(held.key))
         return min((moment for moment in moments if moment > now), default=math.inf)
-
-    def projected_wait_s(self) -> float:
-        """Return a guess of how long a request that joins now would queue: the loads before it."""
-        return max(1.0, sum(self.ledger.load_s(key) for key in self.queue.models()))
 
     # -- the tree
 
     def _advance(self, now: float) -> list[Effect]:
         effects: list[Effect] = self._expire(now)  # 3
-        if self.closed and not self._is_owed(now):
-            self.closed = frozenset()
+        self._open_again(now)
         effects += self._grant_open(now)  # 4
-        if not self.queue or self.loading is not None:  # 5
+        if not self.queue or len(self.ledger.loading_on()) == len(self.ledger.devices):  # 5
             return effects
         if not self.freshness.is_fresh(now):  # 6
             return effects + self.refresh()
         return effects + self._serve(now)
 
     def _expire(self, now: float) -> list[Effect]:
-        late = [w for w in self.queue if now >= (w.deadline if w.key == self.loading else w.expires)]
+        late = [waiter for waiter in self.queue if now >= self._ends(waiter)]
         for waiter in late:
             self.queue.remove(waiter.ticket)
         return [self._timed_out(waiter, now) for waiter in late]
 
+    def _ends(self, waiter: Waiter) -> float:
+        """Return when a waiter's time is up: that of its request once its model is being loaded."""
+        held = self.ledger.get(waiter.key)
+        is_loading = held is not None and held.state is HoldingState.RESERVED
+        return waiter.deadline if is_loading else waiter.expires
+
     def _timed_out(self, waiter: Waiter, now: float) -> Reject:
         self._note(now, waiter.key, "reject", "waited too long")
-        error = refusals.queue_timeout(waiter.key, now - waiter.since, retry_after_s=self.projected_wait_s())
+        retry_after_s = self.projected_wait_s(waiter.key, now=now)
+        error = refusals.queue_timeout(waiter.key, now - waiter.came, retry_after_s=retry_after_s)
         return Reject(ticket=waiter.ticket, error=error)
 
     def _grant_open(self, now: float) -> list[Effect]:
@@ -249,31 +291,53 @@ class Scheduler:
         return granted
 
     def _serve(self, now: float) -> list[Effect]:
-        step = decide(self.ledger, self.queue, self.policy, closed=self.closed, now=now)
-        match step:
-            case None:
-                return []
-            case Refuse():
-                return self._refuse(step, now) + self._advance(now)
-            case Load(key=key):
-                self.ledger.reserve(key, now=now)
-                self.loading = key
-                self.closed = frozenset()
-                self._note(now, key, "load", "it fits")
-                return [StartLoad(key=key), *self._grant_open(now)]
-            case Evict(victims=victims, key=key):
-                for victim in victims:
-                    self.ledger.begin_unload(victim)
-                    self._note(now, victim, "evict", f"makes room for {key.id}")
-                return [StartUnload(key=victim) for victim in victims]
-            case Close(residents=residents, key=key):
-                for resident in residents:
-                    if resident not in self.closed:
+        """Take steps until all who wait have to go on waiting."""
+        effects: list[Effect] = []
+        while self.queue:
+            step = decide(self.ledger, self.queue, self.policy, closing=self.closing, now=now)
+            match step:
+                case None:
+                    break
+                case Refuse():
+                    effects += self._refuse(step, now)
+                case Load(key=key, placement=placement):
+                    self.ledger.reserve(key, placement, now=now)
+                    self._note(now, key, "load", f"it fits on {', '.join(placement)}")
+                    effects.append(StartLoad(key=key))
+                case Evict(victims=victims, key=key):
+                    for victim in victims:
+                        self.ledger.begin_unload(victim)
+                        self._note(now, victim, "evict", f"makes room for {key.id}")
+                        effects.append(StartUnload(key=victim))
+                case Close(residents=residents, key=key):
+                    for resident in sorted(residents - self.closed):
                         self._note(now, resident, "close", f"drains for {key.id}")
-                self.closed = frozenset(residents)
-                return []
-            case _:
-                assert_never(step)
+                    self.closing[key] = residents
+                case _:
+                    assert_never(step)
+            self._open_again(now)
+        return effects + self._grant_open(now)
+
+    def _open_again(self, now: float) -> None:
+        """Let the residents take requests that drain for nobody any more.
+
+        Closing serves somebody as long as its model is waited for, is old, and is not on its way in; and as long as
+        nobody older waits only because he was closed out.
+        """
+        if not self.closing:
+            return
+        for key, residents in list(self.closing.items()):
+            if (
+                key not in self.queue
+                or not is_old(key, self.queue, self.policy, now=now)
+                or self.is_coming(key)
+                or any(
+                    closed in self.queue and self.queue.oldest(closed).since < self.queue.oldest(key).since
+                    for closed in residents
+                )
+            ):
+                del self.closing[key]
+        self.closed = frozenset().union(*self.closing.values())
 
     def _refuse(self, step: Refuse, now: float) -> list[Effect]:
         self._note(now, step.key, "reject", "it cannot fit")
@@ -285,11 +349,6 @@ class Scheduler:
             )
             for waiter in self.queue.take_group(step.key)
         ]
-
-    def _is_owed(self, now: float) -> bool:
-        """Whether closing still serves somebody: the oldest group is old and waits for more than being closed out."""
-        models = self.queue.models()
-        return bool(models) and models[0] not in self.closed and is_old(models[0], self.queue, self.policy, now=now)
 
     def _in_use(self, key: ModelKey) -> bool:
         return key in self.queue or self.ledger.get(key) is not None

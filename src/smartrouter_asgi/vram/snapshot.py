@@ -9,8 +9,31 @@ from .ledger import HoldingState
 
 if TYPE_CHECKING:
     from .effects import Decision
-    from .ledger import Holding
+    from .ledger import Holding, VRAMLedger
     from .scheduler import Scheduler
+
+
+MOST_WAIT_S = 24 * 3600.0
+"""A wait without an end is shown as a day: JSON knows no infinity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceView:
+    """One device. `total_bytes` None: a declared budget, of which no driver tells how much there is."""
+
+    device: str
+    name: str
+    index: int
+    total_bytes: int | None
+    limit_bytes: int
+    """What the gate may hold there."""
+    used_bytes: int
+    """What it holds: reserved, resident and unloading."""
+    outside_bytes: int
+    """What others hold."""
+    free_bytes: int
+    known: bool
+    """It can be read, or needs no reading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +43,10 @@ class ResidentView:
     deployment: str
     state: str
     size_bytes: int
+    placement: dict[str, int]
+    """Bytes by device."""
+    offloaded_bytes: int
+    """What runs on the CPU because it did not fit."""
     measured: bool
     leases: int
     draining: int
@@ -35,6 +62,7 @@ class ReservationView:
 
     deployment: str
     size_bytes: int
+    placement: dict[str, int]
     age_s: float
 
 
@@ -45,6 +73,8 @@ class QueueView:
     deployment: str
     waiting: int
     oldest_age_s: float
+    projected_wait_s: float
+    """Until the model is in memory, as far as can be guessed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +87,7 @@ class GateSnapshot:
     free_bytes: int = 0
     """Negative when the engines took more than the budget by themselves."""
     above_threshold: bool = False
+    devices: tuple[DeviceView, ...] = ()
     residents: tuple[ResidentView, ...] = ()
     reservations: tuple[ReservationView, ...] = ()
     queues: tuple[QueueView, ...] = ()
@@ -76,19 +107,48 @@ def snapshot_of(scheduler: Scheduler, *, now: float) -> GateSnapshot:
         used_bytes=ledger.used_bytes,
         free_bytes=ledger.free_bytes,
         above_threshold=ledger.used_bytes >= threshold_bytes,
+        devices=_devices(ledger),
         residents=tuple(
             _resident(held, scheduler, now) for held in holdings if held.state is not HoldingState.RESERVED
         ),
         reservations=tuple(
-            ReservationView(deployment=held.key.id, size_bytes=held.size_bytes, age_s=now - held.since)
+            ReservationView(
+                deployment=held.key.id,
+                size_bytes=held.size_bytes,
+                placement=dict(held.placement),
+                age_s=now - held.since,
+            )
             for held in holdings
             if held.state is HoldingState.RESERVED
         ),
         queues=tuple(
-            QueueView(deployment=key.id, waiting=depths[key], oldest_age_s=now - queue.oldest(key).since)
+            QueueView(
+                deployment=key.id,
+                waiting=depths[key],
+                oldest_age_s=now - min(waiter.came for waiter in queue if waiter.key == key),
+                projected_wait_s=min(scheduler.projected_wait_s(key, now=now), MOST_WAIT_S),
+            )
             for key in queue.models()
         ),
         decisions=tuple(scheduler.decisions),
+    )
+
+
+def _devices(ledger: VRAMLedger) -> tuple[DeviceView, ...]:
+    room = ledger.room()
+    return tuple(
+        DeviceView(
+            device=device.id,
+            name=device.name,
+            index=device.index,
+            total_bytes=device.total_bytes,
+            limit_bytes=device.limit_bytes,
+            used_bytes=ledger.held_on(device.id),
+            outside_bytes=device.outside_bytes,
+            free_bytes=room[device.id],
+            known=not device.lost,
+        )
+        for device in (ledger.devices[name] for name in ledger.devices)
     )
 
 
@@ -97,6 +157,8 @@ def _resident(held: Holding, scheduler: Scheduler, now: float) -> ResidentView:
         deployment=held.key.id,
         state=held.state.value,
         size_bytes=held.size_bytes,
+        placement=dict(held.placement),
+        offloaded_bytes=held.offloaded_bytes,
         measured=held.measured,
         leases=held.leases,
         draining=held.draining,

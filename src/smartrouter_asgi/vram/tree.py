@@ -6,15 +6,18 @@ The numbers in comments are those of `DESIGN.md`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from .eviction import candidates_of, choose_closing, choose_victims
+from .order import by_turn, is_old
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from .ledger import VRAMLedger
     from .names import ModelKey
+    from .placement import Placement
     from .policy import GatePolicy
     from .queue import WaitQueue
 
@@ -24,6 +27,7 @@ class Load:
     """Reserve the model's footprint and load it."""
 
     key: ModelKey
+    placement: Placement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +42,7 @@ class Evict:
 class Close:
     """Let these residents take no new requests, so that they drain for `key`."""
 
-    residents: tuple[ModelKey, ...]
+    residents: frozenset[ModelKey]
     key: ModelKey
 
 
@@ -55,36 +59,54 @@ Step: TypeAlias = Load | Evict | Close | Refuse
 
 
 def decide(
-    ledger: VRAMLedger, queue: WaitQueue, policy: GatePolicy, *, closed: Collection[ModelKey], now: float
+    ledger: VRAMLedger,
+    queue: WaitQueue,
+    policy: GatePolicy,
+    *,
+    closing: Mapping[ModelKey, Collection[ModelKey]],
+    now: float,
 ) -> Step | None:
-    """Return the next step while nothing is being loaded; None when all who wait have to go on waiting.
+    """Return the next step; None when all who wait have to go on waiting.
 
-    Groups are walked by the age of their oldest waiter. A younger one may pass an older one that has to wait for busy
-    models, until the older one is old enough to close them.
+    Groups are walked by turn (see `order`). One that waits for memory on its way keeps the devices it will use: nobody
+    after it may take them. One that waits for busy models lets others pass, until it is old enough to close them.
     """
-    for key in queue.models():
-        need_bytes, free_bytes = ledger.footprint_bytes(key), ledger.free_bytes
-        limit_bytes = ledger.reachable_bytes(key)
+    taken = set(ledger.loading_on())  # 5
+    for key in by_turn(queue, ledger, policy, now=now):
+        need_bytes, limit_bytes = ledger.footprint_bytes(key), ledger.reachable_bytes(key)
         if need_bytes > limit_bytes:  # 7.1
             return Refuse(key=key, need_bytes=need_bytes, limit_bytes=limit_bytes)
-        if ledger.get(key) is not None:  # 7.2
-            return None
-        if need_bytes <= free_bytes:  # 7.3
-            return Load(key=key)
-        missing_bytes = need_bytes - free_bytes - ledger.coming_bytes
-        if missing_bytes <= 0:  # 7.4
-            return None
-        if not policy.auto_unload:  # 7.5
-            return Refuse(key=key, need_bytes=need_bytes, limit_bytes=free_bytes)
-        candidates = candidates_of(ledger, now=now)
-        victims = choose_victims(candidates, missing_bytes, strategy=policy.unload_strategy)
+        held = ledger.get(key)
+        if held is not None:  # 7.2
+            taken |= held.placement.keys()
+            continue
+        where = partial(ledger.where, key, without=taken)
+        fits = where()
+        if fits is not None:  # 7.3
+            return Load(key=key, placement=fits)
+        coming = where(coming=True)
+        if coming is not None:  # 7.4
+            taken |= coming.keys()
+            continue
+        if not policy.auto_unload:
+            if ledger.where(key, coming=True) is not None:
+                continue  # 5: it is only its turn that has not come
+            return Refuse(key=key, need_bytes=need_bytes, limit_bytes=max(0, ledger.free_bytes))  # 7.5
+        old = is_old(key, queue, policy, now=now)
+        candidates = candidates_of(ledger, now=now, residency=0.0 if old else policy.min_residency)
+
+        def enough(gone: Collection[ModelKey], where: partial[dict[str, int] | None] = where) -> bool:
+            return where(gone=gone, coming=True) is not None
+
+        victims = choose_victims(candidates, enough, strategy=policy.unload_strategy, now=now)
         if victims is not None:  # 7.6
             return Evict(victims=victims, key=key)
-        if is_old(key, queue, policy, now=now):  # 7.7
-            return Close(residents=choose_closing(candidates, missing_bytes, already=closed), key=key)
-    return None  # 7.8
-
-
-def is_old(key: ModelKey, queue: WaitQueue, policy: GatePolicy, *, now: float) -> bool:
-    """Whether a model's oldest waiter has waited long enough to be owed the memory."""
-    return now >= queue.oldest(key).since + policy.fair_after_s
+        if not old:  # 7.8
+            continue
+        chosen = choose_closing(candidates, enough, already=closing.get(key, ()))
+        if chosen is None:
+            continue  # others hold the memory, or its devices are taken
+        if frozenset(chosen) != closing.get(key):  # 7.7
+            return Close(residents=frozenset(chosen), key=key)
+        taken |= (where(gone=chosen, coming=True) or {}).keys()
+    return None

@@ -1,0 +1,80 @@
+"""The devices whose memory is shared out, and what others hold on them: pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+ONE = "gpu"
+"""The device of a budget that names none."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Device:
+    """One device. `limit_bytes` is what the gate may hold there, `total_bytes` what there is, where that is known."""
+
+    id: str
+    limit_bytes: int
+    total_bytes: int | None = None
+    name: str = ""
+    index: int = 0
+    outside_bytes: int = 0
+    """What others hold there, as last seen."""
+    lost: bool = False
+    """It cannot be read, and what cannot be read is not used (`vram.unknown: closed`), or it is gone."""
+
+
+class Devices:
+    """All devices by id, and a limit over all of them together."""
+
+    def __init__(self, devices: Iterable[Device], *, max_total_bytes: int | None = None) -> None:
+        self._devices = {device.id: device for device in devices}
+        self._max_total_bytes = max_total_bytes
+
+    @classmethod
+    def of(cls, budget_bytes: int) -> Devices:
+        """Return one device of this budget."""
+        return cls([Device(id=ONE, limit_bytes=budget_bytes)])
+
+    @property
+    def budget_bytes(self) -> int:
+        """What may be held on all devices together."""
+        limits = sum(device.limit_bytes for device in self._devices.values())
+        return limits if self._max_total_bytes is None else min(limits, self._max_total_bytes)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._devices)
+
+    def __len__(self) -> int:
+        return len(self._devices)
+
+    def __getitem__(self, device: str) -> Device:
+        return self._devices[device]
+
+    def room(self, device: str, held_bytes: int) -> int:
+        """Return what a device has left when we hold `held_bytes` there; negative when that is too much already."""
+        it = self._devices[device]
+        if it.lost:
+            return 0
+        left_bytes = it.limit_bytes - held_bytes
+        return left_bytes if it.total_bytes is None else min(left_bytes, it.total_bytes - it.outside_bytes - held_bytes)
+
+    def most(self, device: str) -> int:
+        """Return what could be held on a device if nobody else held anything there."""
+        it = self._devices[device]
+        return it.limit_bytes if it.total_bytes is None else min(it.limit_bytes, it.total_bytes)
+
+    def see(self, device: str, used_bytes: int, *, least_bytes: int, most_bytes: int) -> int | None:
+        """Take a reading: so much is used, of which we hold at least `least_bytes` and at most `most_bytes`.
+
+        While a load or an unload is under way it is not known how much of it is there: what was seen before stands as
+        far as the reading allows. Returns the change of what others hold.
+        """
+        it = self._devices[device]
+        before = it.outside_bytes
+        low, high = max(0, used_bytes - most_bytes), max(0, used_bytes - least_bytes)
+        it.outside_bytes = min(max(before, low), high)
+        return it.outside_bytes - before

@@ -1,0 +1,42 @@
+"""Whose turn it is: the order in which waiting groups are looked at. Pure.
+
+1. Groups whose oldest waiter is older than `fair_after`, the oldest first: nobody starves.
+2. Then by waiters x age / load time: what serves most for a load goes first, and grows with every second it waits.
+
+A priority is worth time: a step up makes a request as old as if it had come ten seconds earlier, and a step down later.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .ledger import VRAMLedger
+    from .names import ModelKey
+    from .policy import GatePolicy
+    from .queue import WaitQueue
+
+LEAST_LOAD_S = 0.1
+"""Loads are not told apart below this."""
+
+
+def by_turn(queue: WaitQueue, ledger: VRAMLedger, policy: GatePolicy, *, now: float) -> tuple[ModelKey, ...]:
+    """Return the models waited for, in the order in which they are looked at."""
+    models = queue.models()
+    if len(models) < 2:
+        return models
+    old = [key for key in models if is_old(key, queue, policy, now=now)]
+    young = [key for key in models if key not in old]
+    young.sort(key=lambda key: -score(key, queue, ledger, now=now))  # stable: ties go by age
+    return (*old, *young)
+
+
+def is_old(key: ModelKey, queue: WaitQueue, policy: GatePolicy, *, now: float) -> bool:
+    """Whether a model's oldest waiter has waited long enough to be owed the memory."""
+    return now >= queue.oldest(key).since + policy.fair_after_s
+
+
+def score(key: ModelKey, queue: WaitQueue, ledger: VRAMLedger, *, now: float) -> float:
+    """Return how much a load of this model is worth now."""
+    waiting, age_s = queue.count(key), now - queue.oldest(key).since
+    return waiting * max(0.0, age_s) / max(LEAST_LOAD_S, ledger.load_s(key))

@@ -1,0 +1,70 @@
+"""How long a request would wait for its model if it came now: a guess, for Retry-After and for going elsewhere.
+
+It is made of what is known: the loads under way, those of the groups that would go first, its own, and how long those
+that use the memory have kept it lately. Several devices load side by side, as far as its backend uses them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from .eviction import candidates_of, choose_closing, choose_victims
+from .ledger import HoldingState
+from .order import by_turn
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from .ledger import VRAMLedger
+    from .names import ModelKey
+    from .policy import GatePolicy
+    from .queue import WaitQueue
+
+
+def projected_wait_s(key: ModelKey, ledger: VRAMLedger, queue: WaitQueue, policy: GatePolicy, *, now: float) -> float:
+    """Return the seconds until a model that is not open to requests would be; infinity when it can never be."""
+    held = ledger.get(key)
+    if held is not None and held.state is HoldingState.RESERVED:
+        return _left_s(key, ledger, now=now)
+    if ledger.footprint_bytes(key) > ledger.reachable_bytes(key):
+        return math.inf
+    rule = ledger.rule(key.backend)
+    devices = set(rule.devices)
+    lanes = 1 if rule.split else max(1, len(devices))
+    under_way_s = sum(
+        _left_s(other.key, ledger, now=now)
+        for other in ledger.holdings()
+        if other.state is HoldingState.RESERVED and devices & set(other.placement)
+    )
+    ahead = [
+        other
+        for other in by_turn(queue, ledger, policy, now=now)
+        if other != key and ledger.get(other) is None and devices & set(ledger.rule(other.backend).devices)
+    ]
+    ahead_s = sum(ledger.load_s(other) for other in ahead)
+    return (under_way_s + ahead_s) / lanes + _drain_s(key, ledger, policy, now=now) + ledger.load_s(key)
+
+
+def _left_s(key: ModelKey, ledger: VRAMLedger, *, now: float) -> float:
+    """Return how long a load under way will still take."""
+    held = ledger.get(key)
+    return 0.0 if held is None else max(0.0, held.since + ledger.load_s(key) - now)
+
+
+def _drain_s(key: ModelKey, ledger: VRAMLedger, policy: GatePolicy, *, now: float) -> float:
+    """Return how long it takes until the memory can be had: nothing where idle models can go, else until they are idle.
+
+    Busy ones are closed after `fair_after_s`; then they drain, as long as their uses last.
+    """
+
+    def enough(gone: Collection[ModelKey]) -> bool:
+        return ledger.where(key, gone=gone, coming=True) is not None
+
+    candidates = candidates_of(ledger, now=now)
+    if choose_victims(candidates, enough, now=now) is not None:
+        return 0.0
+    closing = choose_closing(candidates, enough, already=())
+    if closing is None:  # others hold it: nobody knows for how long
+        return policy.max_wait_s
+    return policy.fair_after_s + max((ledger.served_s(other) for other in closing), default=0.0)
