@@ -386,6 +386,7 @@ class SmartRouter:
         for deployment, count in self._tracker.inflight.items():
             inflight[deployment.partition("/")[0]] += count
         metrics.set_inflight(inflight.items())
+        metrics.set_list_ages(self.discovery.ages().items())
         depths = Counter(self._limits.depths())
         if self.gate is not None:
             depths.update(self.gate.queue_depths())

@@ -211,7 +211,7 @@ def may_be_gated(settings: Settings, section: BackendSettings) -> bool:
 
 
 Listed = Callable[[str, Sequence[ModelInfo]], None]
-"""Told what a backend has listed."""
+"""Told what a backend has listed, once it is believed."""
 
 
 def discovery_sources(
@@ -222,20 +222,24 @@ def discovery_sources(
     listed: Listed = lambda *_: None,
 ) -> list[DiscoverySource]:
     """Say how each backend is asked for its models: behind a breaker of its own, so that a dead one is left alone."""
+
+    def learn(backend: str, models: Sequence[ModelInfo]) -> None:
+        deployer.learn(backend, models)
+        listed(backend, models)
+
     return [
         DiscoverySource(
             backend=name,
-            list_models=_guarded(backend, breakers, deployer, listed),
+            list_models=_guarded(backend, breakers),
             deploy=functools.partial(deployer.discovered, name),
+            learn=functools.partial(learn, name),
             prefix=section.model_prefix if (section := settings.backends.get(name)) is not None else "",
         )
         for name, backend in backends.items()
     ]
 
 
-def _guarded(
-    backend: Backend, breakers: BreakerBoard, deployer: Deployer, listed: Listed
-) -> Callable[[], Awaitable[Sequence[ModelInfo]]]:
+def _guarded(backend: Backend, breakers: BreakerBoard) -> Callable[[], Awaitable[Sequence[ModelInfo]]]:
     async def list_models() -> Sequence[ModelInfo]:
         permit = breakers.get(backend.name, "list").acquire()
         try:
@@ -247,8 +251,6 @@ def _guarded(
             raise
         else:
             permit.success()
-            deployer.learn(backend.name, models)
-            listed(backend.name, models)
             return models
         finally:
             permit.release()

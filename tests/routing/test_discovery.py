@@ -10,6 +10,7 @@ from smartrouter_asgi.deployment import Deployment, ModelInfo
 from smartrouter_asgi.exceptions import NoBackendError
 from smartrouter_asgi.routing.catalog import ModelGroup
 from smartrouter_asgi.routing.discovery import Discovery, DiscoveryRules, DiscoverySource
+from smartrouter_asgi.routing.listing import CONFIRM_AFTER_S
 from smartrouter_asgi.testing import ManualClock
 
 
@@ -19,6 +20,7 @@ class Engine:
     def __init__(self, name: str, *ids: str, prefix: str = "") -> None:
         self.ids = list(ids)
         self.asked = 0
+        self.learned: list[int] = []
         self.fails = False
         self.gate = asyncio.Event()
         self.gate.set()
@@ -27,6 +29,7 @@ class Engine:
             list_models=self.list_models,
             deploy=lambda info: Deployment(backend=name, model=info.id),
             prefix=prefix,
+            learn=lambda models: self.learned.append(len(models)),
         )
 
     async def list_models(self):
@@ -163,12 +166,103 @@ async def test_a_request_that_leaves_ends_no_refresh():
 
 async def test_a_backend_that_lost_a_model_is_asked_again_alone_and_not_all_the_time():
     """Single flight, and not again within a second."""
-    one, other, clock = Engine("a", "x"), Engine("b", "y"), ManualClock()
+    one, other, clock = Engine("a", "x", "z"), Engine("b", "y"), ManualClock()
     found = discovery(one, other, clock=clock)
     await found.refresh()
-    one.ids.clear()
+    one.ids.remove("x")
     clock.advance(2)
     catalogs = await asyncio.gather(*(found.rechecked({"a"}) for _ in range(20)))
     assert all(catalog.find("x") is None and catalog.find("y") is not None for catalog in catalogs)
     await found.rechecked({"a"})
     assert (one.asked, other.asked) == (2, 1)
+
+
+async def test_an_empty_list_is_believed_when_the_next_one_confirms_it_a_while_later():
+    """What was listed stays until then, and grows old; configured deployments keep what was learned of it, too."""
+    engine, clock = Engine("a", "x"), ManualClock()
+    found = discovery(engine, clock=clock)
+    await found.refresh()
+    engine.ids.clear()
+    clock.advance(100)
+    await found.refresh()
+    for _ in range(4):  # asked again at once and once a second it is still one and the same doubt
+        await found.refresh(max_age_s=-1)
+        assert found.current().find("x") is not None
+        assert found.why_missing("y") is None
+        clock.advance(1)
+    assert found.ages() == {"a": 104}
+    assert engine.learned == [1]
+    clock.advance(CONFIRM_AFTER_S)
+    assert (await found.refresh(max_age_s=-1)).names == ()
+    assert found.ages() == {"a": 0}
+    assert engine.learned == [1, 0]
+
+
+async def test_a_doubt_is_settled_before_the_list_is_old():
+    """By the first request that comes when it can be, in the background."""
+    engine, clock = Engine("a", "x"), ManualClock()
+    found = discovery(engine, clock=clock, rules=DiscoveryRules(ttl_s=3600))
+    await found.refresh()
+    engine.ids.clear()
+    await found.refresh(max_age_s=-1)
+    clock.advance(CONFIRM_AFTER_S)
+    found.current()
+    await asyncio.sleep(0)
+    assert engine.asked == 2
+    clock.advance(0.1)
+    assert found.current().find("x") is not None
+    await found.refresh(max_age_s=3600)  # joins what is under way
+    assert found.current().find("x") is None
+    assert engine.asked == 3
+
+
+@pytest.mark.parametrize("between", ["a list", "a failure"])
+async def test_what_comes_between_two_empty_lists_begins_the_doubt_anew(between: str):
+    """They confirm each other only when one follows the other."""
+    engine, clock = Engine("a", "x"), ManualClock()
+    found = discovery(engine, clock=clock)
+    await found.refresh()
+    engine.ids.clear()
+    await found.refresh(max_age_s=-1)
+    engine.ids, engine.fails = ["x"], between == "a failure"
+    await found.refresh(max_age_s=-1)
+    engine.ids, engine.fails = [], False
+    clock.advance(2 * CONFIRM_AFTER_S)
+    assert (await found.refresh(max_age_s=-1)).names == ("x",)
+    clock.advance(CONFIRM_AFTER_S)
+    assert (await found.refresh(max_age_s=-1)).names == ()
+
+
+async def test_an_answer_that_was_asked_for_too_early_confirms_nothing():
+    """However late it comes."""
+    engine, clock = Engine("a", "x"), ManualClock()
+    found = discovery(engine, clock=clock)
+    await found.refresh()
+    engine.ids.clear()
+    await found.refresh(max_age_s=-1)
+    engine.gate.clear()
+    waiting = asyncio.create_task(found.refresh(max_age_s=-1))
+    while engine.asked < 3:
+        await asyncio.sleep(0)
+    clock.advance(2 * CONFIRM_AFTER_S)
+    engine.gate.set()
+    assert (await waiting).names == ("x",)
+
+
+async def test_an_operator_confirms_an_empty_list_without_waiting():
+    """Not the first: nobody had seen that one."""
+    engine, clock = Engine("a", "x"), ManualClock()
+    found = discovery(engine, clock=clock)
+    await found.refresh()
+    engine.ids.clear()
+    assert (await found.refresh(max_age_s=-1, by_operator=True)).names == ("x",)
+    assert (await found.refresh(max_age_s=-1)).names == ("x",)
+    assert (await found.refresh(max_age_s=-1, by_operator=True)).names == ()
+
+
+async def test_an_engine_that_never_listed_a_model_may_have_none():
+    """Nothing is lost by believing it."""
+    found = discovery(Engine("a"))
+    assert (await found.refresh()).names == ()
+    assert found.why_missing("x") is None
+    assert found.ages() == {"a": 0}

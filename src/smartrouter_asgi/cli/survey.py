@@ -11,7 +11,8 @@ import anyio
 
 from .. import assembly, policies
 from ..exceptions import AttemptError, FailureKind, SmartRouterError
-from ..routing.discovery import Listing, build_catalog
+from ..routing.discovery import build_catalog
+from ..routing.listing import Listing
 
 if TYPE_CHECKING:
     from ..app import SmartRouter

@@ -106,7 +106,7 @@ def admin_routes(router: Operated, key: Secret | None) -> list[Route]:
         return JSONResponse({"gated": True, **dataclasses.asdict(router.gate.snapshot())})
 
     async def refresh(request: Request) -> Response:
-        catalog = await router.discovery.refresh(max_age_s=-1.0)
+        catalog = await router.discovery.refresh(max_age_s=-1.0, by_operator=True)
         return JSONResponse({"models": list(catalog.names)})
 
     async def drain(request: Request) -> Response:

@@ -103,6 +103,12 @@ class Metrics:
             registry=registry,
         )
         self._inflight = Gauge("smartrouter_inflight", "Exchanges under way", ["backend"], registry=registry)
+        self._list_age_s = Gauge(
+            "smartrouter_model_list_age_seconds",
+            "Since a backend last listed its models",
+            ["backend"],
+            registry=registry,
+        )
         self._queue = Gauge("smartrouter_queue_depth", "Requests in the gate's queue", ["model"], registry=registry)
         self._vram = Gauge("smartrouter_vram_bytes", "GPU memory", ["device", "kind"], registry=registry)
         self._of_request: dict[tuple[str, str, str, str], tuple[Counter, Histogram, Histogram]] = {}
@@ -154,6 +160,12 @@ class Metrics:
         """Set how many exchanges are under way, by backend."""
         for backend, count in counts:
             self._inflight.labels(backend).set(count)
+
+    def set_list_ages(self, ages_s: Iterable[tuple[str, float | None]]) -> None:
+        """Set how old each backend's list of models is; one that never listed any has no age."""
+        for backend, age_s in ages_s:
+            if age_s is not None:
+                self._list_age_s.labels(backend).set(age_s)
 
     def set_queue(self, depths: Iterable[tuple[str, int]]) -> None:
         """Set how many wait, by deployment id (a backend's own line counts as `other`); empty lines are not shown."""

@@ -14,6 +14,7 @@ from ..deployment import Deployment, ModelInfo
 from ..exceptions import NoBackendError, SmartRouterError
 from ..types import Clock
 from .catalog import Catalog, ModelGroup
+from .listing import Listing
 
 logger = logging.getLogger("smartrouter_asgi.discovery")
 
@@ -29,18 +30,10 @@ class DiscoverySource:
     list_models: Callable[[], Awaitable[Sequence[ModelInfo]]]
     deploy: Callable[[ModelInfo], Deployment]
     """Makes the deployment of a listed model; its upstream id is taken as it is."""
+    learn: Callable[[Sequence[ModelInfo]], None] = lambda _: None
+    """Told of each list that is believed, before deployments are made of it."""
     prefix: str = ""
     """Taken off a listed id to make the name that clients use."""
-
-
-@dataclass(slots=True)
-class Listing:
-    """What one backend listed last. A failure keeps the list and says so."""
-
-    models: tuple[ModelInfo, ...] = ()
-    listed_at: float | None = None
-    tried_at: float | None = None
-    error: SmartRouterError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +63,7 @@ class Discovery:
     clock: Clock = time.monotonic
     _listings: dict[str, Listing] = field(default_factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _by_operator: set[str] = field(default_factory=set)
     _catalog: Catalog = field(default_factory=Catalog)
 
     def __post_init__(self) -> None:
@@ -81,8 +75,8 @@ class Discovery:
         if self.rules.enabled:
             now = self.clock()
             for source in self.sources:
-                tried_at = self._listings[source.backend].tried_at
-                if tried_at is not None and now - tried_at > self.rules.ttl_s:
+                listing = self._listings[source.backend]
+                if listing.tried_at is not None and listing.is_due(now=now, max_age_s=self.rules.ttl_s):
                     self._refresh(source)
         return self._catalog
 
@@ -98,11 +92,16 @@ class Discovery:
             _, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         return self._catalog
 
-    async def refresh(self, *, max_age_s: float | None = None, wait_s: float = REFRESH_WAIT_S) -> Catalog:
-        """Ask every backend whose list is older than `max_age_s` (default: the TTL); wait for them, not for ever."""
+    async def refresh(self, *, max_age_s: float | None = None, by_operator: bool = False) -> Catalog:
+        """Ask every backend whose list is older than `max_age_s` (default: the TTL); wait for them, not for ever.
+
+        Asked `by_operator`, a backend's second empty list is believed at once.
+        """
+        if by_operator:
+            self._by_operator.update(self._listings)
         pending = self._refresh_older_than(self.rules.ttl_s if max_age_s is None else max_age_s)
         if pending:
-            await asyncio.wait(pending, timeout=wait_s)
+            await asyncio.wait(pending, timeout=REFRESH_WAIT_S)
         return self._catalog
 
     async def rechecked(self, backends: Set[str]) -> Catalog:
@@ -145,8 +144,8 @@ class Discovery:
         for source in self.sources:
             if backends is not None and source.backend not in backends:
                 continue
-            tried_at = self._listings[source.backend].tried_at
-            if tried_at is None or now - tried_at > max_age_s or source.backend in self._tasks:
+            is_due = self._listings[source.backend].is_due(now=now, max_age_s=max_age_s)
+            if is_due or source.backend in self._tasks:
                 pending.add(self._refresh(source))
         return pending
 
@@ -159,22 +158,27 @@ class Discovery:
         return task
 
     async def _ask(self, source: DiscoverySource) -> None:
-        listing = self._listings[source.backend]
+        listing, asked_at = self._listings[source.backend], self.clock()
         try:
             models = await source.list_models()
+            by_operator, was_in_doubt = source.backend in self._by_operator, listing.emptied_at is not None
+            if listing.take(models, asked_at=asked_at, by_operator=by_operator, now=self.clock()):
+                source.learn(models)
+            elif not was_in_doubt:
+                logger.warning(
+                    "backend '%s' lists no models any more; those it had stay until its next list confirms that",
+                    source.backend,
+                )
         except SmartRouterError as exc:
             if listing.error is None:
                 logger.warning("%s; its models stay as they were last known", exc)
-            listing.error = exc
+            listing.fail(exc, now=self.clock())
         except Exception as exc:  # an adapter from outside the package: its bug is its backend's failure
             logger.exception("the adapter of backend '%s' failed to list models", source.backend)
-            listing.error = NoBackendError(f"its adapter failed with {type(exc).__name__}")
-        else:
-            listing.models = tuple(models)
-            listing.listed_at = self.clock()
-            listing.error = None
+            error = NoBackendError(f"its adapter failed with {type(exc).__name__}")
+            listing.fail(error, now=self.clock())
         finally:
-            listing.tried_at = self.clock()
+            self._by_operator.discard(source.backend)
             self._tasks.pop(source.backend, None)
         self.rebuild()
 
