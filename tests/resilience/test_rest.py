@@ -57,6 +57,40 @@ def test_the_later_end_of_two_pauses_counts() -> None:
     assert board.refusal("a/m", 9.9) is not None
 
 
+def test_a_pause_asked_for_again_ends_later() -> None:
+    board = RestBoard()
+    fail(board, limited(10.0), 0.0)
+    fail(board, limited(10.0), 5.0)
+    assert board.states(9.0) == {"a/m": ("rate_limited", 6.0)}
+
+
+def test_half_a_second_is_a_pause_too() -> None:
+    board = RestBoard(RestPolicy(base_s=0.5))
+    fail(board, limited(0.5), 0.0)
+    board.failed("b/m", unloadable(), began=0.0, now=0.0, fingerprint=int)
+    assert board.states(0.25) == {"a/m": ("rate_limited", 0.25), "b/m": ("model_load_failed", 0.25)}
+
+
+def test_a_refusal_says_what_the_engine_said() -> None:
+    board = RestBoard()
+    said = {"status": 429, "code": "busy", "type": "quota", "param": "model"}
+    fail(board, AttemptError("slow down", kind=K.RATE_LIMITED, retry_after_s=5.0, **said), 0.0)  # type: ignore[arg-type]
+    refusal = board.refusal("a/m", 0.0)
+    assert refusal is not None
+    assert refusal.message == "slow down"
+    assert {name: getattr(refusal, name) for name in said} == said
+
+
+@pytest.mark.parametrize("base_s", [10.0, 0.0])
+def test_a_model_that_fails_meanwhile_cuts_no_cooling_short(base_s: float) -> None:
+    board = RestBoard(RestPolicy(base_s=base_s))
+    fail(board, limited(100.0), 0.0)
+    fail(board, unloadable(), 1.0)
+    refusal = board.refusal("a/m", 50.0, alone=True)
+    assert refusal is not None, "not even when nobody else is left"
+    assert (refusal.kind, refusal.code, refusal.retry_after_s) == (K.COOLING, "rate_limited", 50.0)
+
+
 def test_a_model_that_does_not_load_is_passed_over_once_and_then_rests_longer_each_time() -> None:
     board = RestBoard(RestPolicy(base_s=10.0, max_s=35.0))
     fail(board, unloadable(), 0.0)
@@ -96,6 +130,12 @@ def test_one_odd_request_rests_nothing_three_different_ones_do() -> None:
     assert board.refusal("a/m", 59.9) is not None
 
 
+def test_where_one_request_is_enough_an_odd_one_rests_it() -> None:
+    board = RestBoard(RestPolicy(requests=1))
+    fail(board, odd(), 0.0)
+    assert board.refusal("a/m", 0.0) is not None
+
+
 def test_a_success_ends_the_rest_and_forgets_the_failures() -> None:
     board = RestBoard(RestPolicy(base_s=10.0))
     fail(board, unloadable(), 0.0)
@@ -112,6 +152,13 @@ def test_a_success_ends_the_rest_and_forgets_the_failures() -> None:
     assert board.refusal("a/m", 11.0) is None
 
 
+def test_a_success_of_one_ends_no_rest_of_another() -> None:
+    board = RestBoard()
+    fail(board, unloadable(), 0.0)
+    board.succeeded("b/m")
+    assert board.refusal("a/m", 0.0) is not None
+
+
 @pytest.mark.parametrize("kind", [k for k in K if k not in (K.RATE_LIMITED, K.MODEL_FAILED)])
 def test_no_other_failure_rests_a_deployment(kind: K) -> None:
     board = RestBoard()
@@ -121,14 +168,18 @@ def test_no_other_failure_rests_a_deployment(kind: K) -> None:
 
 
 def test_rest_can_be_switched_off() -> None:
+    def unasked() -> int:
+        raise AssertionError("a request is looked at in vain")
+
     board = RestBoard(RestPolicy(base_s=0.0))
-    fail(board, unloadable(), 0.0)
+    for error in (unloadable(), odd()):
+        board.failed("a/m", error, began=0.0, now=0.0, fingerprint=unasked)
     assert board.refusal("a/m", 0.0) is None
 
 
 @pytest.mark.parametrize("wrong", [{"base_s": -1.0}, {"max_s": float("inf")}, {"requests": 0}])
 def test_numbers_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigurationError, match="rest"):
+    with pytest.raises(ConfigurationError, match=r"^rest: [^A-Z]+$"):
         RestPolicy(**wrong)  # type: ignore[arg-type]
 
 

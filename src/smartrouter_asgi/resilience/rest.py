@@ -55,6 +55,11 @@ class _Books:
     odd: set[int] = field(default_factory=set)
     """Fingerprints of the requests it failed for, as in law 3."""
 
+    def leave_alone(self, until: float, error: AttemptError, kind: FailureKind) -> None:
+        """Of two pauses the one that ends later counts: a rest cuts no cooling short, nor the other way round."""
+        if until > self.until:
+            self.until, self.error, self.kind = until, error, kind
+
 
 class RestBoard:
     """The rests of a router, by deployment id. Ids come from configuration and discovery only."""
@@ -90,11 +95,9 @@ class RestBoard:
     ) -> None:
         """Take note of a failed attempt that began at `began`; `fingerprint` tells one request from another."""
         if error.kind is FailureKind.RATE_LIMITED:
+            books = self._books.setdefault(deployment, _Books())
             pause_s = min(error.retry_after_s or 0.0, self.policy.cooling_max_s)
-            books = self._books.get(deployment)
-            if pause_s > 0 and (books is None or now + pause_s > books.until):
-                books = books or self._books.setdefault(deployment, _Books())
-                books.until, books.error, books.kind = now + pause_s, error, FailureKind.COOLING
+            books.leave_alone(now + pause_s, error, FailureKind.COOLING)
         elif error.kind is FailureKind.MODEL_FAILED and self.policy.base_s > 0:
             books = self._books.setdefault(deployment, _Books())
             if began < books.began:
@@ -122,5 +125,5 @@ class RestBoard:
         pause_s = min(self.policy.max_s, self.policy.base_s * 2.0 ** min(max(0, books.times - 1), 32))
         books.times += 1
         books.odd.clear()
-        books.began, books.error, books.kind = now, error, FailureKind.RESTING
-        books.until = max(books.until, now + pause_s)
+        books.began = now
+        books.leave_alone(now + pause_s, error, FailureKind.RESTING)
