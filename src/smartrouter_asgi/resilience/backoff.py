@@ -16,10 +16,8 @@ _LAST_STEP = 64
 def compute_delay_s(attempt: int, *, base_delay_s: float, max_delay_s: float, random: Random) -> float:
     """Return the full-jitter delay after the `attempt`th failure (from 1): 0 to min(max, base x 2^(attempt-1))."""
     delays = backoff.expo(base=2, factor=base_delay_s, max_value=max_delay_s)
-    next(delays)  # backoff's generators take a first, empty step
-    ceiling = 0.0
     for _ in range(max(1, min(attempt, _LAST_STEP))):
-        ceiling = next(delays)
+        next(delays)  # the first step of backoff's generators is an empty one
     # backoff.full_jitter is this very formula over the global random module; here randomness is injected, so that a
     # test can say what comes out and seeding the host application's generator changes nothing.
-    return max(0.0, min(ceiling, max_delay_s)) * random()
+    return next(delays) * random()

@@ -25,10 +25,10 @@ class Hooks:
         self._complained = False
         self._news: deque[tuple[object, str, tuple[Any, ...], dict[str, Any]]] = deque()
 
-    def guard(self, act: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+    def guard(self, act: Callable[..., object], *args: Any) -> None:
         """Call `act` now."""
         try:
-            act(*args, **kwargs)
+            act(*args)
         except Exception as exc:
             self.complain(exc)
 

@@ -24,7 +24,7 @@ class OpenPause:
         if not self._times:
             self._times, self._spread = 1.0, 0.0
         elif policy.reset_timeout_max_s is not None:
-            # no doubling past the cap: a circuit that fails for years would overflow
+            # no doubling past the maximum: a shorter `reset_timeout_s`, set meanwhile, would not be heard of
             if policy.reset_timeout_s * self._times < policy.reset_timeout_max_s:
                 self._times *= 2.0
             self._spread = policy.reset_timeout_jitter * random()
