@@ -100,17 +100,21 @@ def test_refusal_names_the_breaker_and_what_remains(clock: Clock) -> None:
     )
 
 
-def test_first_settlement_of_a_permit_wins(clock: Clock) -> None:
-    breaker = make(clock)
+@pytest.mark.parametrize(("first", "heard"), [("success", ["success"]), ("failure", ["failure e"]), ("release", [])])
+def test_first_settlement_of_a_permit_wins(clock: Clock, first: str, heard: list[str]) -> None:
+    recorder = Recorder()
+    breaker = make(clock, policy=BreakerPolicy(), listeners=[recorder])
     permit = breaker.acquire()
-    permit.success()
-    for _ in range(10):
-        permit.failure()
-        permit.release()
-    assert breaker.fail_counter == 0
+    settle = {"success": permit.success, "failure": lambda: permit.failure(OSError("e")), "release": permit.release}
+    settle[first]()
+    for _ in range(3):
+        for again in settle.values():
+            again()
+    failed = first == "failure"
+    assert (recorder.heard, breaker.fail_counter) == (heard, failed)
     for _ in range(10):
         permit.late_outcome(True)
-    assert breaker.fail_counter == 1, "the end of a stream is recorded, and once"
+    assert breaker.fail_counter == failed + 1, "the end of a stream is recorded, and once"
 
 
 def test_full_turn_closed_open_half_open_closed(clock: Clock) -> None:
@@ -128,6 +132,37 @@ def test_full_turn_closed_open_half_open_closed(clock: Clock) -> None:
     first.success()
     second.success()
     assert breaker.state_name == "closed"
+
+
+def test_probe_that_fails_opens_it_again(clock: Clock) -> None:
+    breaker = make(clock)
+    fail(breaker)
+    clock.now += 60
+    breaker.acquire().failure()
+    assert (breaker.state_name, breaker.peek()) == ("open", 60.0)
+
+
+def test_breaker_may_go_without_names(clock: Clock) -> None:
+    events = Events()
+    breaker = CircuitBreaker(POLICY, clock=clock, observer=events)
+    breaker.open()
+    assert breaker.name == "/"
+    assert events.seen == [BreakerChanged(backend="", operation="", state="open")]
+
+
+@pytest.mark.parametrize(("given", "lease_s"), [({}, 120.0), ({"probe_lease_s": 5.0}, 5.0)])
+@pytest.mark.parametrize("of_a_board", [False, True])
+def test_hung_probe_keeps_its_slot_as_long_as_its_lease(
+    clock: Clock, given: dict[str, float], lease_s: float, of_a_board: bool
+) -> None:
+    breaker = BreakerBoard(POLICY, clock=clock, **given).get("gpu", "chat") if of_a_board else make(clock, **given)
+    breaker.half_open()
+    for _ in range(2):
+        breaker.acquire()
+    clock.now += lease_s - 0.5
+    assert breaker.peek() == 0.5
+    clock.now += 0.5
+    assert breaker.peek() is None
 
 
 def test_probe_cancelled_by_its_client_returns_the_slot(clock: Clock) -> None:
@@ -236,9 +271,19 @@ def test_observer_that_raises_breaks_nothing_and_is_logged_once(clock: Clock, ca
     fail(breaker)
     breaker.close()
     assert breaker.state_name == "closed"
-    assert len(caplog.records) == 1
-    assert "RuntimeError" in caplog.text
-    assert "sk-secret" not in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "a hook or storage of circuit breaker a/chat raised RuntimeError"
+    ]
+
+
+def test_board_that_forgets_a_name_begins_anew_with_all_its_breakers_and_with_no_other(clock: Clock) -> None:
+    board = BreakerBoard(POLICY, clock=clock)
+    for key in (("a", "chat"), ("a", "list"), ("b", "a")):
+        board.get(*key).open()
+    board.forget("a")
+    board.forget("never heard of")
+    assert board.states() == [("b", "a", "open")]
+    assert board.get("a", "chat").state_name == "closed"
 
 
 # aiobreaker's interface
@@ -385,6 +430,67 @@ def test_storage_shares_the_state_between_breakers(clock: Clock) -> None:
     one.close()
     assert other.peek() is None
     assert other.state_name == "closed"
+
+
+def test_what_another_breaker_did_is_taken_over_and_not_written_once_more(clock: Clock) -> None:
+    storage = CircuitMemoryStorage(S.CLOSED)
+    one, other = make(clock, state_storage=storage), make(clock, state_storage=storage)
+    fail(one)
+    storage.opened_at = None
+    assert other.peek() == 60.0
+    assert storage.opened_at is None
+    one.close()
+    storage.increment_counter()
+    assert other.peek() is None
+    assert storage.counter == 1
+
+
+class Failing(CircuitMemoryStorage):
+    """Can be made to take nothing any more, and to answer nothing."""
+
+    deaf = False
+    down = False
+
+    @property
+    def state(self) -> Any:
+        if self.down:
+            raise ConnectionError("redis://:sk-secret@box")
+        return self._state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        if self.deaf:
+            raise ConnectionError("redis://:sk-secret@box")
+        self._state = state
+
+
+def test_state_taken_over_is_no_news_a_second_time(clock: Clock) -> None:
+    storage = Failing(S.CLOSED)
+    one, other = make(clock, state_storage=storage), make(clock, state_storage=storage)
+    fail(one)
+    assert other.peek() == 60.0
+    storage.deaf = True
+    clock.now += 60
+    probes = [other.acquire(), other.acquire()]
+    assert other.peek() is not None
+    assert other.state_name == "half-open", "the storage still says open, as before"
+    for probe in probes:
+        probe.success()
+    assert other.state_name == "closed"
+
+
+def test_storage_that_comes_up_late_takes_back_nothing_it_never_heard_of(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Failing(S.CLOSED)
+    storage.down = storage.deaf = True
+    breaker = make(clock, state_storage=storage)
+    fail(breaker)
+    storage.down = False
+    assert breaker.peek() == 60.0
+    assert [record.getMessage() for record in caplog.records] == [
+        "a hook or storage of circuit breaker gpu/chat raised ConnectionError"
+    ]
 
 
 def test_storage_that_is_down_leaves_the_breaker_working_alone(clock: Clock) -> None:

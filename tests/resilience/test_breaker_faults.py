@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiobreaker
 import pytest
+from aiobreaker.storage.memory import CircuitMemoryStorage
 
 from smartrouter_asgi.events import BreakerChanged
 from smartrouter_asgi.exceptions import BreakerOpenError
@@ -259,7 +260,9 @@ def test_row_66_neither_time_zone_nor_a_stepped_wall_clock_nor_dst_changes_anyth
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     wall.stands_at = datetime(2026, 3, 8, 6, 59, 45, tzinfo=UTC)  # New York loses an hour 15 s later
-    breaker = opened(clock)
+    storage = CircuitMemoryStorage(aiobreaker.CircuitBreakerState.CLOSED)
+    breaker = opened(clock, state_storage=storage)
+    assert storage.opened_at == datetime(2026, 3, 8, 6, 59, 45), "UTC, though it bears no zone"
     clock.now += 20
     wall.stands_at += timedelta(seconds=20) + step
     assert breaker.peek() == 40.0

@@ -122,6 +122,25 @@ def test_probe_older_than_its_lease_loses_its_slot() -> None:
     assert circuit.state == "open", "its failure does: this is how a hung engine shows itself"
 
 
+def test_success_within_the_lease_counts_however_late() -> None:
+    circuit = opened()
+    first, second = circuit.admit(60.0), circuit.admit(60.0)
+    assert first
+    assert second
+    circuit.settle(circuit.epoch, first, False, 89.9)
+    circuit.settle(circuit.epoch, second, False, 89.9)
+    assert (circuit.state, circuit.stale) == ("closed", 0)
+
+
+def test_lease_is_two_minutes_unless_said_otherwise() -> None:
+    circuit = Circuit(POLICY)
+    circuit.move("half-open", 0.0)
+    circuit.admit(0.0)
+    circuit.admit(0.0)
+    assert circuit.wait_s(119.5) == 0.5
+    assert circuit.wait_s(120.0) is None
+
+
 def test_success_after_the_lease_counts_for_nothing_even_when_nobody_took_the_slot() -> None:
     circuit = opened()
     probes = [circuit.admit(60.0), circuit.admit(60.0)]
@@ -183,8 +202,29 @@ def test_end_of_a_stream_of_an_older_epoch_moves_nothing() -> None:
     ],
 )
 def test_policy_that_could_not_work_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigurationError, match="circuit_breaker"):
+    with pytest.raises(ConfigurationError, match=r"^circuit_breaker: [^A-Z]+$"):
         BreakerPolicy(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        {"failure_threshold": 1, "half_open_max_attempts": 1},
+        {"failure_threshold": 100},
+        {"reset_timeout_s": 0.0},
+        {"slow_call_duration_s": 0.001},
+        {"slow_call_duration_s": 1.0, "slow_call_rate": 0.001},
+        {"slow_call_duration_s": 1.0, "slow_call_rate": 1.0},
+        {"slow_call_duration_s": 1.0, "slow_call_min_calls": 1},
+        {"slow_call_duration_s": 1.0, "slow_call_min_calls": 100},
+        {"reset_timeout_max_s": 60.0},
+        {"reset_timeout_max_s": 0.001, "reset_timeout_s": 0.001},
+        {"reset_timeout_max_s": 60.0, "reset_timeout_jitter": 0.0},
+        {"reset_timeout_max_s": 60.0, "reset_timeout_jitter": 1.0},
+    ],
+)
+def test_policy_that_only_just_works_is_accepted(right: dict[str, float]) -> None:
+    BreakerPolicy(**right)  # type: ignore[arg-type]
 
 
 def test_limits_of_what_is_off_are_not_looked_at() -> None:

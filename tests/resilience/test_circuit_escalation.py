@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from smartrouter_asgi.resilience.circuit import BreakerPolicy, Circuit
+from smartrouter_asgi.resilience.pause import OpenPause
 
 POLICY = BreakerPolicy(
     failure_threshold=1,
@@ -178,3 +179,18 @@ def test_reset_timeout_changed_while_open_holds_at_once() -> None:
     assert driven.fail_probe() == 120
     driven.circuit.policy = replace(POLICY, reset_timeout_s=5.0)
     assert driven.wait_s() == 10
+
+
+def test_reset_timeout_shortened_after_years_of_failing_holds_at_once_too() -> None:
+    driven = Driven(replace(POLICY, reset_timeout_max_s=480.0))
+    driven.fail()
+    for _ in range(100):
+        assert driven.fail_probe() <= 480
+    driven.circuit.policy = replace(driven.circuit.policy, reset_timeout_s=5.0)
+    assert driven.wait_s() == 40, "doubled three times: the row grew no further than its maximum"
+
+
+def test_a_new_pause_is_a_first_one() -> None:
+    pause = OpenPause()
+    pause.begin(POLICY, lambda: 0.5)
+    assert pause.length_s(POLICY) == 60.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -76,10 +77,16 @@ def test_coming_back_waits_by_backoff(kind: K) -> None:
     assert after(f(0, kind)) == Wait(0, 0.5, costs_budget=True)
     assert after(f(0, kind), f(0, kind)) == Wait(0, 1.0, costs_budget=True)
     assert after(f(0, kind), f(0, kind), f(0, kind)) == Wait(0, 2.0, costs_budget=True)
+    patient = replace(POLICY, max_retries=9)
+    assert after(*[f(0, kind)] * 9, policy=patient) == Wait(0, 4.0, costs_budget=True), "half of the longest delay"
 
 
 def test_time_spent_elsewhere_counts_as_waited() -> None:
     assert after(f(0, K.SERVER, at=90.0), f(1, K.AUTH), candidates=2) == TryNow(0, costs_budget=True)
+
+
+def test_what_is_ready_in_this_very_moment_is_tried_now() -> None:
+    assert after(f(0, K.SERVER), random=lambda: 0.0) == TryNow(0, costs_budget=True)
 
 
 def test_of_two_to_come_back_to_the_sooner_one() -> None:
@@ -107,6 +114,7 @@ def test_retry_after_is_kept_and_jitter_only_adds(kind: K) -> None:
     )
     assert after(f(0, kind, retry_after_s=30.1)) == GiveUp("exhausted")
     assert after(f(0, kind, retry_after_s=0.0)) == Wait(0, 0.5, costs_budget=True)
+    assert after(f(0, kind, retry_after_s=0.8), random=lambda: 0.0) == Wait(0, pytest.approx(0.8), costs_budget=True)
 
 
 @pytest.mark.parametrize("later", [K.STALE, K.SERVER])
@@ -172,7 +180,7 @@ def test_no_candidates_leave_nothing_to_do() -> None:
     "wrong", [{"max_retries": -1}, {"base_delay_s": -1.0}, {"max_delay_s": math.inf}, {"retry_after_cap_s": math.nan}]
 )
 def test_policy_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="retry"):
+    with pytest.raises(ConfigurationError, match=r"^retry: [^A-Z]+$"):
         RetryPolicy(**wrong)
 
 
@@ -308,6 +316,14 @@ def test_most_telling_failure(kinds: list[K], told: int) -> None:
 def test_of_open_breakers_the_soonest_speaks() -> None:
     errors = [error(K.BREAKER_OPEN, retry_after_s=wait_s) for wait_s in (30.0, 10.0, 20.0)]
     assert most_telling(errors) is errors[1]
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_an_open_breaker_that_may_be_asked_again_at_once_is_the_soonest(told: int) -> None:
+    waits = [0.5, 0.5]
+    waits[told] = 0.0
+    errors = [error(K.BREAKER_OPEN, retry_after_s=wait_s) for wait_s in waits]
+    assert most_telling(errors) is errors[told]
 
 
 def test_breaker_counts_what_a_failing_server_does() -> None:

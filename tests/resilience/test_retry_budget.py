@@ -15,6 +15,7 @@ def drain(budget: RetryBudget, now: float = 0.0) -> int:
     granted = 0
     while budget.withdraw(now):
         granted += 1
+        assert granted < 10_000, "it grants for ever"
     return granted
 
 
@@ -34,6 +35,13 @@ def test_time_refills_the_reserve_and_no_more() -> None:
     drain(budget)
     assert drain(budget, 3.0) == 3
     assert drain(budget, 1000.0) == 10
+
+
+@pytest.mark.parametrize(("refill_per_s", "granted"), [(0.0, 0), (0.5, 2), (2.0, 8)])
+def test_time_refills_so_many_a_second(refill_per_s: float, granted: int) -> None:
+    budget = RetryBudget(reserve=10, refill_per_s=refill_per_s)
+    drain(budget)
+    assert drain(budget, 4.0) == granted
 
 
 def test_traffic_is_not_refilled_by_time_as_well() -> None:
@@ -81,6 +89,13 @@ def test_what_is_earned_is_bounded() -> None:
     assert drain(budget) == 15
 
 
+def test_a_hundred_are_earned_at_most_unless_said_otherwise() -> None:
+    budget = RetryBudget(ratio=1.0, reserve=10)
+    for _ in range(1000):
+        budget.deposit(0.0)
+    assert drain(budget) == 110
+
+
 def test_a_clock_that_steps_back_earns_nothing() -> None:
     budget = RetryBudget(reserve=5)
     drain(budget, 100.0)
@@ -113,9 +128,41 @@ def test_board_takes_from_both_or_from_none() -> None:
     assert granted("a") == 2, "nor did b's later refusals take of the common one"
 
 
+def spend(board: BudgetBoard, backend: str, now: float) -> int:
+    return sum(board.withdraw(backend, now) for _ in range(50))
+
+
+def test_board_opens_its_budgets_with_the_numbers_it_was_given() -> None:
+    board = BudgetBoard(ratio=0.5, reserve=2.0, refill_per_s=0.25)
+    assert spend(board, "a", 0.0) == 2
+    assert spend(board, "a", 4.0) == 1
+    for _ in range(8):
+        board.deposit("a", 4.0)
+    assert spend(board, "a", 4.0) == 4
+
+
+def test_board_opens_its_budgets_with_the_numbers_of_the_contract_unless_said_otherwise() -> None:
+    board = BudgetBoard()
+    assert spend(board, "a", 0.0) == 10
+    assert spend(board, "a", 3.0) == 3
+    for _ in range(20):
+        board.deposit("a", 3.0)
+    assert spend(board, "a", 3.0) == 4
+
+
+def test_a_name_that_is_forgotten_leaves_the_others_budgets_alone_and_begins_anew() -> None:
+    board = BudgetBoard(ratio=1.0, reserve=1.0, refill_per_s=0.0)
+    for _ in range(20):
+        board.deposit("busy", 0.0)
+    assert [spend(board, backend, 0.0) for backend in ("a", "b")] == [1, 1]
+    board.forget("a")
+    board.forget("never heard of")
+    assert [spend(board, backend, 0.0) for backend in ("a", "b")] == [1, 0]
+
+
 @pytest.mark.parametrize("wrong", [{"ratio": -0.1}, {"reserve": float("nan")}, {"refill_per_s": float("inf")}])
 def test_numbers_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigurationError, match=r"retry\.budget"):
+    with pytest.raises(ConfigurationError, match=r"^retry\.budget: [^A-Z]+$"):
         RetryBudget(**wrong)
 
 

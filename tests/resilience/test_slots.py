@@ -148,8 +148,15 @@ def test_the_estimate_is_capped(service_s: float | None) -> None:
 
 @pytest.mark.parametrize(("max_parallel", "max_queue"), [(0, 1), (-1, 1), (1, -1)])
 def test_a_limit_that_could_not_work_is_refused(max_parallel: int, max_queue: int) -> None:
-    with pytest.raises(ConfigurationError, match="max_parallel"):
+    with pytest.raises(ConfigurationError, match=r"^max_parallel [^A-Z]+$"):
         Slots[str](max_parallel, max_queue=max_queue)
+
+
+def test_a_limit_without_a_line_refuses_whoever_finds_no_free_slot() -> None:
+    slots = busy(max_queue=0, service_s=3.0)
+    assert slots.enter("a", now=0.0) == Refused(wait_s=3.0, waiting=0)
+    assert slots.leave("h0", now=1.0) is None
+    assert slots.enter("a", now=1.0) == "granted"
 
 
 @dataclass
