@@ -13,15 +13,14 @@ from .backends.registry import create_backend
 from .config import Settings
 from .config.backends import BackendSettings
 from .config.catalog import CapabilitySettings
-from .deployment import Capabilities, Deployment, ModelInfo
+from .deployment import Capabilities, Deployment, FootprintKey, ModelInfo
 from .exceptions import ConfigurationError, SmartRouterError
 from .resilience.breaker import BreakerBoard
 from .resilience.retry import counts_as_failure
 from .routing.catalog import ModelGroup
 from .routing.discovery import DiscoverySource
+from .sizing import Sizing
 from .transport.http import Transport
-
-CONTEXT_BYTES = 512 * 1024 * 1024  # of the engine's process on a GPU, beside weights and cache
 
 
 def build_backends(settings: Settings, transport: Transport, *, gating: bool) -> dict[str, Backend]:
@@ -57,6 +56,7 @@ def backend_spec(
         num_ctx=section.num_ctx,
         model_num_ctx=num_ctx or {},
         options=section.options,
+        gated=gated,
     )
 
 
@@ -88,11 +88,12 @@ def upstream_id(settings: Settings, backend: str, model: str) -> str:
 
 
 class Deployer:
-    """Makes deployments: puts the backend's prefix on, knows its limits and abilities, decides whether it is gated."""
+    """Makes deployments: puts the backend's prefix on, knows limits, abilities and sizes, decides what is gated."""
 
-    def __init__(self, settings: Settings, backends: Mapping[str, Backend]) -> None:
+    def __init__(self, settings: Settings, backends: Mapping[str, Backend], *, budget_bytes: int | None = None) -> None:
         self._settings = settings
         self._backends = backends
+        self._sizing = Sizing(budget_bytes=budget_bytes)
         self._sizes = context_sizes(settings)
         self._listed: dict[str, dict[str, ModelInfo]] = {}
 
@@ -129,9 +130,8 @@ class Deployer:
         ]
 
     def discovered(self, backend: str, info: ModelInfo) -> Deployment:
-        """Make the deployment of a listed model. Its size on disk tells more of its footprint than any default."""
-        vram_bytes = None if info.size_bytes is None else info.size_bytes * 6 // 5 + CONTEXT_BYTES
-        deployment = self.deploy(backend, info.id, vram_bytes=vram_bytes, info=info)
+        """Make the deployment of a listed model."""
+        deployment = self.deploy(backend, info.id, info=info)
         return dataclasses.replace(deployment, gated=False) if info.remote else deployment
 
     def deploy(
@@ -155,6 +155,9 @@ class Deployer:
         model = adapter.canonical(upstream_id)
         info = info or self._listed.get(backend, {}).get(model)
         told = info.can if info is not None and info.can is not None else adapter.capabilities
+        num_ctx = num_ctx or self._num_ctx(backend, model)
+        gated = self.gated(backend)
+        estimate_bytes, key = self._size(backend, info, num_ctx, max_parallel) if gated and info else (None, None)
         return Deployment(
             backend=backend,
             model=model,
@@ -162,8 +165,10 @@ class Deployer:
             order=order,
             weight=weight,
             max_parallel=max_parallel,
-            gated=self.gated(backend),
-            capabilities=_with(told, said, num_ctx or self._num_ctx(backend, model)),
+            gated=gated,
+            capabilities=_with(told, said, num_ctx),
+            estimate_bytes=estimate_bytes,
+            footprint_key=key,
         )
 
     def may_be_gated(self, backend: str) -> bool:
@@ -179,6 +184,16 @@ class Deployer:
         if not self._backends[backend].capabilities.can_load:
             return False
         return section is None or may_be_gated(self._settings, section)
+
+    def _size(
+        self, backend: str, info: ModelInfo, num_ctx: int | None, max_parallel: int | None
+    ) -> tuple[int | None, FootprintKey | None]:
+        section = self._settings.backends.get(backend)
+        parallel = max_parallel or (section.max_parallel if section is not None else None)
+        return (
+            self._sizing.estimate_bytes(info, num_ctx=num_ctx, parallel=parallel),
+            self._sizing.footprint_key(info, engine=self._backends[backend].type, num_ctx=num_ctx, parallel=parallel),
+        )
 
     def _num_ctx(self, backend: str, model: str) -> int | None:
         section = self._settings.backends.get(backend)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,21 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FootprintKey:
+    """What identifies a load: with all of it the same, a model takes the same memory."""
+
+    engine: str
+    """The type of the backend."""
+    digest: str
+    num_ctx: int
+    """Context of one slot, as asked for or as the engine chooses."""
+    parallel: int
+    """Slots."""
+    kv_type: str
+    """Type of the key/value cache, such as `f16`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
     """One place that can serve a model: backend x upstream model id x limits."""
 
@@ -52,6 +69,7 @@ class Deployment:
     model: str
     """The id sent upstream, prefix included."""
     vram_bytes: int | None = None
+    """What it needs of GPU memory by the operator's word."""
     order: int = 1
     weight: float = 1.0
     max_parallel: int | None = None
@@ -59,6 +77,15 @@ class Deployment:
     """Whether it needs a lease on GPU memory."""
     capabilities: Capabilities | None = field(default=None, compare=False, repr=False)
     """What the model can do there; None when nothing more is known than of the backend."""
+    estimate_bytes: int | None = field(default=None, compare=False)
+    """What it should need of GPU memory by what is known of the model; None when nothing is."""
+    footprint_key: FootprintKey | None = field(default=None, compare=False, repr=False)
+    """Under which what it was measured to need is remembered; None when its engine does not identify models."""
+
+    @property
+    def needed_bytes(self) -> int | None:
+        """What it should need before it was ever measured: the operator's word, else the estimate."""
+        return self.estimate_bytes if self.vram_bytes is None else self.vram_bytes
 
     @property
     def id(self) -> str:
@@ -83,6 +110,10 @@ class ModelInfo:
     """What it can do, where the engine tells."""
     remote: bool = False
     """The engine only forwards to somebody else's machine: no memory is needed here."""
+    num_ctx: int | None = None
+    """Context the model itself asks to be loaded with, where nobody asks for another."""
+    metadata: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    """GGUF metadata, as the engine shows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

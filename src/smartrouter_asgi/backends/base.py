@@ -125,6 +125,8 @@ class BackendSpec:
     """Upstream ids with a context size of their own."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Settings of a backend type from outside the package."""
+    gated: bool = False
+    """The gate decides what is in memory, and wants to know what models need."""
 
 
 class BaseBackend:

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -18,7 +18,7 @@ from ..types import Headers
 from ..wire.call import Call
 from ..wire.ollama_answer import engine_error, translate_answer, translate_embeddings
 from ..wire.ollama_errors import refine_error
-from ..wire.ollama_models import capable, count, read_row, read_shown, text
+from ..wire.ollama_models import Shown, capable, count, hides_layers, read_row, read_shown, text
 from ..wire.ollama_options import Residency
 from ..wire.ollama_request import OllamaRequest, translate_request
 from ..wire.ollama_stream import OllamaStreamCodec
@@ -31,6 +31,9 @@ UNLOAD_POLL_S = 0.25
 UNLOAD_SETTLE_S = 1.5
 """How long memory takes to come back once Ollama no longer lists a model. It waits for that only after evictions of its
 own: a load that follows an unload of ours too soon would end up partly on the CPU."""
+SHOW_LIMIT_BYTES = 64 * 1024 * 1024
+SHOW_WAIT_S = 0.5
+"""How long a list waits for looks at new models, where the gate wants to know their size."""
 
 _NOT_NOW = frozenset(
     {
@@ -52,7 +55,8 @@ class OllamaBackend(HTTPBackend):
 
     `keep_alive_s` and the model's `num_ctx` of the spec go into every request and load alike: a request with another
     context size would make Ollama load the model again. What a model can do is read from the list; an older release's
-    list does not say, and each model is then looked at once, beside the requests, for the next list.
+    list does not say, and no list says what a gated model's memory is made of: each model is then looked at once,
+    beside the requests, for the next list.
     """
 
     type = "ollama"
@@ -68,7 +72,7 @@ class OllamaBackend(HTTPBackend):
         }
         self._translated: WeakKeyDictionary[Call, tuple[Deployment, OllamaRequest]] = WeakKeyDictionary()
         self._listed: dict[str, ModelInfo] = {}
-        self._shown: dict[tuple[str, str | None], tuple[tuple[str, ...], int | None]] = {}
+        self._shown: dict[tuple[str, str | None], Shown] = {}
         self._looking: asyncio.Task[None] | None = None
 
     def url_of(self, path: str) -> str:
@@ -112,14 +116,17 @@ class OllamaBackend(HTTPBackend):
         await self.call_json("GET", "/api/version")
 
     async def list_models(self) -> tuple[ModelInfo, ...]:
-        """Read `/api/tags`; models of Ollama's cloud are `remote`."""
+        """Read `/api/tags`; models of Ollama's cloud are `remote`.
+
+        Where the models are gated it waits for a moment for looks at new ones, so that the first load knows their size.
+        """
         rows = await self._rows("/api/tags")
         listed = tuple(self._known(read_row(row, engine=self.capabilities)) for row in rows)
         self._listed = {model.id: model for model in listed}
-        self._look_at(
-            [model for model in listed if not model.capabilities and (model.id, model.digest) not in self._shown]
-        )
-        return listed
+        self._look_at([model for model in listed if self._is_new(model)])
+        if self.spec.gated and _runs(self._looking):
+            await asyncio.wait({self._looking}, timeout=SHOW_WAIT_S)
+        return tuple(self._known(model) for model in listed)
 
     async def aclose(self) -> None:
         """Stop looking at models, and let go of what else it holds."""
@@ -215,29 +222,46 @@ class OllamaBackend(HTTPBackend):
             can = known.can if known is not None else None
         return can.thinking if can is not None else None  # older releases list no capabilities
 
+    def _is_new(self, model: ModelInfo) -> bool:
+        """Tell whether a look at a model would tell more than its row and earlier looks."""
+        wanted = (self.spec.gated and not model.remote) or not model.capabilities
+        return wanted and (model.id, model.digest) not in self._shown
+
     def _known(self, info: ModelInfo) -> ModelInfo:
         """Add what a look at the model has told, where the list does not tell."""
-        told, length = self._shown.get((info.id, info.digest), ((), None))
-        if info.capabilities or not told:
+        shown = self._shown.get((info.id, info.digest))
+        if shown is None:
             return info
-        return replace(info, capabilities=told, can=capable(told, length, engine=self.capabilities))
+        info = replace(info, num_ctx=shown.num_ctx, metadata=shown.metadata)
+        if info.capabilities or not shown.capabilities:
+            return info
+        can = capable(shown.capabilities, shown.context_length, engine=self.capabilities)
+        return replace(info, capabilities=shown.capabilities, can=can)
 
     def _look_at(self, models: list[ModelInfo]) -> None:
         """Begin to look at models, unless that is under way."""
-        loop, task = asyncio.get_running_loop(), self._looking
-        if models and (task is None or task.done() or task.get_loop() is not loop):
-            self._looking = loop.create_task(self._show(models))
+        if models and not _runs(self._looking):
+            self._looking = asyncio.get_running_loop().create_task(self._show(models))
 
     async def _show(self, models: list[ModelInfo]) -> None:
         for model in models:
             try:
-                shown = read_shown(await self.call_json("POST", "/api/show", {"model": model.id}))
+                shown = await self._shown_of(model)
             except AttemptError as exc:
                 if exc.kind in _NOT_NOW:
                     return  # the next list begins again
-                shown = (), None
+                shown = Shown()
             self._shown[model.id, model.digest] = shown
             self._listed[model.id] = self._known(model)
+
+    async def _shown_of(self, model: ModelInfo) -> Shown:
+        shown = read_shown(await self.call_json("POST", "/api/show", {"model": model.id}))
+        if self.spec.gated and shown.metadata is not None and hides_layers(shown.metadata):
+            # Megabytes, with every token of the vocabulary, once for a model whose layers differ: a guess instead could
+            # be ten times too much, and keep the model out for ever.
+            verbose = {"model": model.id, "verbose": True}
+            shown = read_shown(await self.call_json("POST", "/api/show", verbose, limit=SHOW_LIMIT_BYTES))
+        return shown
 
     async def _holds(self, model: str) -> bool:
         name = self.canonical(model)
@@ -272,6 +296,11 @@ class OllamaBackend(HTTPBackend):
                 self.name, call.operation, body, answer_id=answer_id, must_call=asked.must_call
             )
         return PlainAnswer(body=translated, usage=usage)
+
+
+def _runs(task: asyncio.Task[None] | None) -> TypeGuard[asyncio.Task[None]]:
+    """Tell whether a task is under way, in this event loop."""
+    return task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop()
 
 
 def _load_failure(error: AttemptError) -> AttemptError:

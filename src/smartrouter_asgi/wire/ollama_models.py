@@ -1,12 +1,29 @@
-"""What Ollama tells of its models: rows of /api/tags, and /api/show where an older release's rows say too little."""
+"""What Ollama tells of its models: rows of /api/tags, and /api/show for what the rows do not say."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..deployment import Capabilities, ModelInfo
 from .ollama_answer import unix_seconds
+
+_LAYERS_DIFFER = (".attention.head_count", ".attention.head_count_kv", ".attention.sliding_window_pattern")
+_NUM_CTX = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.ASCII | re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What an answer to /api/show tells of a model."""
+
+    capabilities: tuple[str, ...] = ()
+    context_length: int | None = None
+    num_ctx: int | None = None
+    """Of the Modelfile's parameters."""
+    metadata: Mapping[str, Any] | None = None
+    """GGUF metadata without the tokenizer's; arrays of more than five entries are null unless asked for verbosely."""
 
 
 def read_row(row: dict[str, Any], *, engine: Capabilities) -> ModelInfo:
@@ -27,13 +44,24 @@ def read_row(row: dict[str, Any], *, engine: Capabilities) -> ModelInfo:
     )
 
 
-def read_shown(answer: Any) -> tuple[tuple[str, ...], int | None]:
-    """Return the capabilities and the context length of an answer to /api/show, as far as it tells them."""
+def read_shown(answer: Any) -> Shown:
+    """Return what an answer to /api/show tells, as far as it does."""
     if not isinstance(answer, dict):
-        return (), None
-    keys = answer.get("model_info")
-    keys = keys if isinstance(keys, dict) else {}
-    return words(answer.get("capabilities")), count(keys.get(f"{keys.get('general.architecture')}.context_length"))
+        return Shown()
+    keys, parameters = answer.get("model_info"), answer.get("parameters")
+    keys = {k: v for k, v in keys.items() if not k.startswith("tokenizer.")} if isinstance(keys, dict) else {}
+    set_to = _NUM_CTX.search(parameters) if isinstance(parameters, str) else None
+    return Shown(
+        capabilities=words(answer.get("capabilities")),
+        context_length=count(keys.get(f"{keys.get('general.architecture')}.context_length")),
+        num_ctx=int(set_to[1]) or None if set_to is not None else None,
+        metadata=keys or None,
+    )
+
+
+def hides_layers(metadata: Mapping[str, Any]) -> bool:
+    """Tell whether the memory of the layers differs and how was left out, as long arrays are unless asked verbosely."""
+    return any(value is None and key.endswith(_LAYERS_DIFFER) for key, value in metadata.items())
 
 
 def capable(told: tuple[str, ...], context_length: int | None, *, engine: Capabilities) -> Capabilities | None:

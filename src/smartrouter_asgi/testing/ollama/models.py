@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 GIB = 1024**3
 MIB = 1024**2
 
+MAX_SHOWN = 5
+"""Entries of an array that /api/show tells unasked."""
+
 _NAME = re.compile(
     r"(?:(?P<host>[\w.\-]+(?::\d+)?)/)?(?:(?P<namespace>[\w\-]+)/)?(?P<model>\w[\w.\-]*)(?::(?P<tag>\w[\w.\-]*))?",
     re.ASCII,
@@ -52,6 +55,9 @@ class SimulatedModel:
     quantization_level: str = "Q4_K_M"
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Options set in the Modelfile, such as `num_ctx`."""
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """More GGUF keys, without the architecture before them, such as `attention.sliding_window`. They are told only:
+    what a load takes is as above."""
     tool_calls_in: Literal["chunk", "final"] = "chunk"
     """Where tool calls are written: one chunk per call, or all of them in the chunk with `done`."""
 
@@ -96,7 +102,7 @@ class SimulatedModel:
         lengths = self.head_dim
         if self.kv_bytes is not None and self.head_count_kv:
             lengths = self.kv_bytes // (4 * self.num_layers * self.head_count_kv)
-        return {
+        info = {
             "general.architecture": "simulated",
             "general.file_type": 15,
             "general.parameter_count": int(self.size_bytes * 1.7),
@@ -107,9 +113,15 @@ class SimulatedModel:
             "simulated.block_count": self.num_layers,
             "simulated.context_length": self.context_length,
             "simulated.embedding_length": self.embedding_length,
+            **{f"simulated.{key}": value for key, value in self.metadata.items()},
             "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.tokens": [f"<{n}>" for n in range(8)] if verbose else None,
+            "tokenizer.ggml.tokens": [f"<{n}>" for n in range(8)],
         }
+        return {key: None if _is_long(value) and not verbose else value for key, value in info.items()}
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > MAX_SHOWN
 
 
 class Library:
