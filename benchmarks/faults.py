@@ -20,9 +20,13 @@ RATIO, RESERVE = 0.2, 10
 FIRST_TOKEN_S = 0.06
 HEDGES: dict[str, dict[str, Any]] = {
     "off": {},
-    "on, as it is by default": {"enabled": True},
-    "on, quantile 0.75": {"enabled": True, "quantile": 0.75},
+    "on, as it is by default": {"hedge": {"enabled": True}},
+    "on, quantile 0.75, budget reserve 1000": {
+        "hedge": {"enabled": True, "quantile": 0.75},
+        "retry": {"budget": {"reserve": 1000}},
+    },
 }
+"""The `resilience` settings of each way to hedge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +197,7 @@ def measure_hedging(load: Child, first: Child, second: Child, size: Size) -> lis
         for share in size.slow_shares:
             for hedge in size.hedges:
                 ask(first, first_token_s=0.0)
-                with router(first, second, hedge=HEDGES[hedge]) as child:
+                with router(first, second, **HEDGES[hedge]) as child:
                     ask(second, first_token_s=FIRST_TOKEN_S)
                     before = ask(first, first_token_s=FIRST_TOKEN_S, slow_share=share) + ask(second)
                     job = {"connections": 16, "chunks": 4, "warmup_s": min(1.0, size.hedging_s / 2)}
