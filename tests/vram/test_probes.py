@@ -1,204 +1,41 @@
-"""Probes never raise, and say nothing rather than something wrong."""
+"""Probes together: what counts, under which number, and that none of them takes the others down."""
 
 from __future__ import annotations
 
-import sys
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 
 from smartrouter_asgi.vram import DeviceMemory, NVMLProbe, StaticProbe, detect_budget_bytes
+from smartrouter_asgi.vram.probes import AMDProbe, AppleProbe, IntelProbe, SystemProbe, countable
 
-GIB = 1024**3
-ERRORS = [
-    "Uninitialized",
-    "NotSupported",
-    "NoPermission",
-    "NotFound",
-    "DriverNotLoaded",
-    "Timeout",
-    "LibraryNotFound",
-    "FunctionNotFound",
-    "GpuIsLost",
-    "LibRmVersionMismatch",
-    "Unknown",
-]
+from .fake_nvml import GIB, FakeNVML, Gpu
 
 
-class FakeNVML:
-    """What of `pynvml` the probe uses. `fail[name]` makes a function raise."""
+def device(uuid, *, index=0, total=8 * GIB, free=0, kind="nvidia", unified=False):
+    return DeviceMemory(
+        uuid=uuid, index=index, name=uuid, total_bytes=total, free_bytes=free, kind=kind, unified=unified
+    )
 
-    nvmlMemory_v2 = 0x02000028
 
-    class NVMLError(Exception):
-        pass
+def apu(uuid="apu", *, index=0, total=32 * GIB):
+    return device(uuid, index=index, total=total, kind="amd", unified=True)
+
+
+class Probe:
+    """Reads what `devices` is now, or raises it."""
 
     def __init__(self, *devices):
-        self.devices = list(devices)
-        self.fail = {}
-        self.calls = []
+        self.devices = devices
 
-    def error(self, name):
-        return type(f"NVMLError_{name}", (self.NVMLError,), {})()
-
-    def _call(self, name):
-        self.calls.append(name)
-        if name in self.fail:
-            raise self.fail[name]
-
-    def nvmlInit(self):
-        self._call("nvmlInit")
-
-    def nvmlShutdown(self):
-        self._call("nvmlShutdown")
-
-    def nvmlDeviceGetCount(self):
-        self._call("nvmlDeviceGetCount")
-        return len(self.devices)
-
-    def nvmlDeviceGetHandleByIndex(self, index):
-        self._call("nvmlDeviceGetHandleByIndex")
-        return self.devices[index]
-
-    def nvmlDeviceGetHandleByUUID(self, uuid):
-        self._call("nvmlDeviceGetHandleByUUID")
-        return next(device for device in self.devices if device.uuid == uuid)
-
-    def nvmlDeviceGetUUID(self, handle):
-        self._call("nvmlDeviceGetUUID")
-        return handle.uuid
-
-    def nvmlDeviceGetName(self, handle):
-        self._call("nvmlDeviceGetName")
-        return handle.name
-
-    def nvmlDeviceGetMemoryInfo(self, handle, version=None):
-        self._call("memory_v2" if version else "memory_v1")
-        if handle.error is not None:
-            raise handle.error
-        return SimpleNamespace(total=handle.total, free=handle.free, used=0)
+    def read(self):
+        if isinstance(self.devices, Exception):
+            raise self.devices
+        return self.devices
 
 
-def gpu(uuid="GPU-1", *, total=24 * GIB, free=20 * GIB, name="RTX"):
-    return SimpleNamespace(uuid=uuid, name=name, total=total, free=free, error=None)
-
-
-def test_every_device_is_read_with_what_is_free():
-    probe = NVMLProbe(FakeNVML(gpu("GPU-1"), gpu("GPU-2", total=8 * GIB, free=GIB, name=b"A2")))
-    assert probe.read() == (
-        DeviceMemory(uuid="GPU-1", index=0, name="RTX", total_bytes=24 * GIB, free_bytes=20 * GIB),
-        DeviceMemory(uuid="GPU-2", index=1, name="A2", total_bytes=8 * GIB, free_bytes=GIB),
-    )
-    assert probe.read()[1].used_bytes == 7 * GIB
-
-
-def test_the_library_is_imported_on_the_first_read_only(monkeypatch):
-    fake = FakeNVML(gpu())
-    monkeypatch.setitem(sys.modules, "pynvml", fake)
-    probe = NVMLProbe()
-    assert fake.calls == []
-    assert len(probe.read()) == 1
-
-
-def test_a_machine_without_the_module_reads_nothing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert NVMLProbe().read() == ()
-
-
-@pytest.mark.parametrize("name", ERRORS)
-@pytest.mark.parametrize(
-    "function",
-    ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetUUID", "memory_v2+memory_v1"],
-)
-def test_no_error_of_the_library_gets_out_of_a_first_read(function, name):
-    fake = FakeNVML(gpu())
-    fake.fail = dict.fromkeys(function.split("+"), fake.error(name))
-    assert NVMLProbe(fake).read() == ()
-
-
-@pytest.mark.parametrize("name", ERRORS)
-@pytest.mark.parametrize("function", ["nvmlDeviceGetCount", "nvmlDeviceGetHandleByUUID", "memory_v2+memory_v1"])
-def test_a_reading_that_fails_later_leaves_the_last_known_one(function, name):
-    fake = FakeNVML(gpu())
-    probe = NVMLProbe(fake)
-    known = probe.read()
-    fake.fail = dict.fromkeys(function.split("+"), fake.error(name))
-    assert probe.read() == known
-    fake.fail = {}
-    fake.devices[0].free = GIB
-    assert probe.read()[0].free_bytes == GIB
-
-
-def test_one_lost_device_does_not_hide_the_others():
-    fake = FakeNVML(gpu("GPU-1"), gpu("GPU-2"))
-    fake.devices[0].error = fake.error("GpuIsLost")
-    assert [device.uuid for device in NVMLProbe(fake).read()] == ["GPU-2"]
-
-
-def test_an_older_driver_is_read_in_the_first_version_of_the_structure():
-    fake = FakeNVML(gpu())
-    fake.fail = {"memory_v2": fake.error("FunctionNotFound")}
-    assert NVMLProbe(fake).read()[0].free_bytes == 20 * GIB
-
-
-def test_a_device_without_a_name_is_still_read():
-    fake = FakeNVML(gpu())
-    fake.fail = {"nvmlDeviceGetName": fake.error("Unknown")}
-    assert NVMLProbe(fake).read()[0].name == "NVIDIA"
-
-
-def test_a_device_keeps_its_uuid_when_the_order_changes():
-    fake = FakeNVML(gpu("GPU-1", free=1), gpu("GPU-2", free=2))
-    probe = NVMLProbe(fake)
-    probe.read()
-    fake.devices.reverse()
-    assert {device.uuid: device.free_bytes for device in probe.read()} == {"GPU-1": 1, "GPU-2": 2}
-
-
-def test_the_library_is_started_again_after_it_was_lost():
-    fake = FakeNVML(gpu())
-    probe = NVMLProbe(fake)
-    probe.read()
-    fake.fail = {"nvmlDeviceGetCount": fake.error("Uninitialized"), "nvmlShutdown": fake.error("Uninitialized")}
-    probe.read()
-    fake.fail = {}
-    probe.read()
-    assert fake.calls.count("nvmlInit") == 2
-
-
-def test_closing_gives_the_library_back_once():
-    fake = FakeNVML(gpu())
-    probe = NVMLProbe(fake)
-    probe.close()
-    probe.read()
-    probe.close()
-    probe.close()
-    assert fake.calls.count("nvmlShutdown") == 1
-
-
-def test_closing_does_not_raise():
-    fake = FakeNVML(gpu())
-    probe = NVMLProbe(fake)
-    probe.read()
-    fake.fail = {"nvmlShutdown": fake.error("Unknown")}
-    probe.close()
-
-
-def test_the_real_library_never_raises_on_this_machine():
-    pytest.importorskip("pynvml")
-    probe = NVMLProbe()
-    assert isinstance(probe.read(), tuple)
-    probe.close()
-
-
-@pytest.mark.gpu
-def test_a_real_device_is_read():
-    devices = NVMLProbe().read()
-    if not devices:
-        pytest.skip("no NVIDIA device answers here")
-    for device in devices:
-        assert device.uuid.startswith(("GPU-", "MIG-"))
-        assert 0 < device.free_bytes <= device.total_bytes
+def numbers(probe):
+    return {reading.uuid: reading.index for reading in probe.read()}
 
 
 @pytest.mark.parametrize(
@@ -207,7 +44,9 @@ def test_a_real_device_is_read():
         (StaticProbe(), None),
         (StaticProbe(total_bytes=0), None),
         (StaticProbe(total_bytes=10 * GIB), 9 * GIB),
-        (NVMLProbe(FakeNVML(gpu("GPU-1", total=10 * GIB), gpu("GPU-2", total=20 * GIB))), 27 * GIB),
+        (NVMLProbe(FakeNVML(Gpu("GPU-1", total=10 * GIB), Gpu("GPU-2", total=20 * GIB))), 27 * GIB),
+        (StaticProbe(device("GPU-1", total=10 * GIB), apu(total=90 * GIB)), 9 * GIB),
+        (StaticProbe(apu(total=10 * GIB), apu("other", total=20 * GIB)), 18 * GIB),
     ],
 )
 def test_the_budget_is_ninety_percent_of_what_is_detected(probe, budget):
@@ -215,7 +54,84 @@ def test_the_budget_is_ninety_percent_of_what_is_detected(probe, budget):
 
 
 def test_a_static_probe_says_what_it_was_told():
-    device = DeviceMemory(uuid="u", index=0, name="n", total_bytes=5, free_bytes=2)
-    assert StaticProbe(device).read() == (device,)
+    told = DeviceMemory(uuid="u", index=0, name="n", total_bytes=5, free_bytes=2)
+    assert (told.kind, told.unified) == ("declared", False)
+    assert StaticProbe(told).read() == (told,)
     (declared,) = StaticProbe(total_bytes=7).read()
     assert (declared.total_bytes, declared.free_bytes) == (7, 7)
+
+
+def test_what_is_free_may_be_unknown():
+    silent = device("GPU-1", free=GIB).silent()
+    assert (silent.free_bytes, silent.used_bytes, silent.total_bytes) == (None, None, 8 * GIB)
+
+
+def test_nothing_counts_of_nothing():
+    assert countable([]) == ()
+
+
+def test_a_machine_without_devices_reads_nothing(tmp_path):
+    absent = tmp_path / "none"
+    fake = FakeNVML()
+    fake.fail = {"nvmlInit": fake.error("LibraryNotFound")}
+    probes = (NVMLProbe(fake), AMDProbe(absent), IntelProbe(absent), AppleProbe(platform="linux"))
+    assert SystemProbe(*probes).read() == ()
+
+
+def test_the_devices_of_this_machine_are_read_without_raising():
+    uuids = [reading.uuid for reading in SystemProbe().read()]
+    assert len(uuids) == len(set(uuids))
+
+
+def test_numbers_are_the_drivers_where_they_are_not_taken():
+    slices = [device("MIG-a", index=0), device("MIG-b", index=0), device("GPU-2", index=1)]
+    probe = SystemProbe(Probe(*slices), Probe(device("amd-0", index=0, kind="amd")))
+    assert numbers(probe) == {"MIG-a": 0, "MIG-b": 1, "GPU-2": 2, "amd-0": 3}
+    assert numbers(SystemProbe(Probe(device("GPU-1", index=1)))) == {"GPU-1": 1}
+
+
+def test_row_62_a_number_stays_with_its_device():
+    """Whatever the driver's order becomes, and also while the device is away."""
+    nvidia, amd = Probe(device("GPU-0", index=0), device("GPU-1", index=1)), Probe(device("amd-0", kind="amd"))
+    probe = SystemProbe(nvidia, amd)
+    assert numbers(probe) == {"GPU-0": 0, "GPU-1": 1, "amd-0": 2}
+    nvidia.devices = (device("GPU-1", index=0), device("GPU-0", index=1))
+    assert numbers(probe) == {"GPU-0": 0, "GPU-1": 1, "amd-0": 2}
+    nvidia.devices = (device("GPU-1", index=0), device("GPU-new", index=1))
+    assert numbers(probe) == {"GPU-1": 1, "amd-0": 2, "GPU-new": 3}
+    nvidia.devices = (device("GPU-0", index=0),)
+    assert numbers(probe) == {"GPU-0": 0, "amd-0": 2}
+
+
+def test_row_62_integrated_graphics_does_not_stand_in_for_a_card_that_was_lost():
+    """D27: its memory is the system's, and the engines do not use it."""
+    nvidia = Probe(device("GPU-0"))
+    probe = SystemProbe(nvidia, Probe(apu()))
+    assert numbers(probe).keys() == {"GPU-0"}
+    nvidia.devices = ()
+    assert numbers(probe) == {}
+    assert numbers(SystemProbe(nvidia, Probe(apu()))).keys() == {"apu"}
+
+
+def test_row_61_a_probe_that_raises_takes_no_other_down():
+    nvidia, amd = Probe(device("GPU-0", free=GIB)), Probe(device("amd-0", index=1, free=GIB, kind="amd"))
+    probe = SystemProbe(nvidia, amd)
+    first, second = probe.read()
+    nvidia.devices = RuntimeError("broken")
+    for _ in range(2):
+        assert probe.read() == (first.silent(), second)
+    assert SystemProbe(nvidia, amd).read() == (second,)
+
+
+def test_declared_memory_takes_the_place_of_the_detected():
+    """Of its kind alone, and it counts beside a card."""
+    probe = SystemProbe(Probe(device("GPU-0")), Probe(apu()), amd_unified_memory_bytes=96 * GIB)
+    card, declared = probe.read()
+    assert card.uuid == "GPU-0"
+    assert (declared.uuid, declared.index, declared.total_bytes, declared.kind) == ("amd-unified", 1, 96 * GIB, "amd")
+    assert numbers(SystemProbe(Probe(apu()), amd_unified_memory_bytes=96 * GIB)) == {"amd-unified": 0}
+    discrete = replace(apu("amd-card"), unified=False)
+    probe = SystemProbe(Probe(discrete, apu()), amd_unified_memory_bytes=96 * GIB)
+    assert numbers(probe).keys() == {"amd-card", "amd-unified"}
+    probe = SystemProbe(Probe(apu()), apple_unified_memory_bytes=64 * GIB)
+    assert numbers(probe).keys() == {"apu", "apple-unified"}

@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
-from .base import DeviceMemory, MemoryProbe, detect_budget_bytes
+from .amd import AMDProbe
+from .apple import AppleProbe
+from .base import DeviceKind, DeviceMemory, MemoryProbe, countable, detect_budget_bytes
+from .intel import IntelProbe
 from .nvml import NVMLProbe
-from .static import StaticProbe
+from .static import StaticProbe, UnifiedProbe
+from .system import SystemProbe
+from .watch import MemoryWatch
 
-__all__ = ["DeviceMemory", "MemoryProbe", "NVMLProbe", "StaticProbe", "detect_budget_bytes"]
+__all__ = [
+    "AMDProbe",
+    "AppleProbe",
+    "DeviceKind",
+    "DeviceMemory",
+    "IntelProbe",
+    "MemoryProbe",
+    "MemoryWatch",
+    "NVMLProbe",
+    "StaticProbe",
+    "SystemProbe",
+    "UnifiedProbe",
+    "countable",
+    "detect_budget_bytes",
+]
