@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -121,6 +122,27 @@ def test_row_61_a_probe_that_raises_takes_no_other_down():
     for _ in range(2):
         assert probe.read() == (first.silent(), second)
     assert SystemProbe(nvidia, amd).read() == (second,)
+
+
+def test_reads_from_two_threads_come_one_after_the_other():
+    inside, most = [], []
+
+    class Slow(Probe):
+        def read(self):
+            inside.append(1)
+            most.append(len(inside))
+            gate.wait(0.05)
+            inside.pop()
+            return self.devices
+
+    gate = threading.Event()
+    probe = SystemProbe(Slow(device("GPU-0")))
+    threads = [threading.Thread(target=probe.read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10.0)
+    assert most == [1] * 4
 
 
 def test_declared_memory_takes_the_place_of_the_detected():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 from .amd import AMDProbe
@@ -36,11 +37,16 @@ class SystemProbe:
         if apple_unified_memory_bytes is not None:
             self._declare(UnifiedProbe(kind="apple", total_bytes=apple_unified_memory_bytes), "apple")
         self._last: dict[int, tuple[DeviceMemory, ...]] = {}
+        self._lock = threading.Lock()
         self._saw_card = False
         self._index: dict[str, int] = {}
 
     def read(self) -> tuple[DeviceMemory, ...]:
-        """Return one reading per device, by index."""
+        """Return one reading per device, by index; one read at a time."""
+        with self._lock:
+            return self._read()
+
+    def _read(self) -> tuple[DeviceMemory, ...]:
         found = [device for place, probe in enumerate(self._probes) for device in self._ask(place, probe)]
         kept = [device for device in found if not (device.unified and device.kind in self._replaced)]
         self._saw_card = self._saw_card or any(not device.unified for device in kept)
