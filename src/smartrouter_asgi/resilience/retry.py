@@ -47,7 +47,6 @@ _FINAL = (NEVER_REACHED - _PAUSED) | {
     FailureKind.AUTH,
     FailureKind.MODEL_MISSING,
     FailureKind.MODEL_FAILED,
-    FailureKind.REJECTED,
 }
 _ENGINE_MAY_BE_BUSY = frozenset({FailureKind.FIRST_TOKEN_TIMEOUT, FailureKind.RESET})
 _PERHAPS_THE_REQUEST = frozenset({FailureKind.RESET, FailureKind.UPLOAD})
