@@ -57,6 +57,16 @@ def test_the_later_end_of_two_pauses_counts() -> None:
     assert board.refusal("a/m", 9.9) is not None
 
 
+def test_unless_said_otherwise_three_odd_requests_rest_it_and_none_cools_over_five_minutes() -> None:
+    board = RestBoard()
+    fail(board, limited(1e9), 0.0)
+    assert board.states(0.0) == {"a/m": ("rate_limited", 300.0)}
+    for request in range(3):
+        assert board.refusal("a/m", 300.0) is None
+        fail(board, odd(), 300.0, request=request)
+    assert board.refusal("a/m", 300.0) is not None
+
+
 def test_a_pause_asked_for_again_ends_later() -> None:
     board = RestBoard()
     fail(board, limited(10.0), 0.0)

@@ -26,7 +26,10 @@ from smartrouter_asgi.resilience import (
 
 K = FailureKind
 POLICY = RetryPolicy(max_retries=3, base_delay_s=1.0, max_delay_s=8.0, retry_after_cap_s=30.0)
-FINAL = [K.PROTOCOL, K.AUTH, K.MODEL_MISSING, K.MODEL_FAILED, K.UNSUPPORTED, K.ADMISSION, K.BREAKER_OPEN, K.RESTING]
+FINAL = [
+    *(K.UPLOAD, K.PROTOCOL, K.AUTH, K.MODEL_MISSING, K.MODEL_FAILED),
+    *(K.UNSUPPORTED, K.ADMISSION, K.BREAKER_OPEN, K.RESTING),
+]
 SILENT = [K.FIRST_TOKEN_TIMEOUT, K.RESET]
 COMES_BACK = [K.CONNECT, K.SERVER, K.RATE_LIMITED]
 PAUSED = [K.COOLING, K.LOCAL]
@@ -128,6 +131,14 @@ def test_extra_attempts_are_counted_over_all_candidates() -> None:
     assert after(*failures, candidates=9) == GiveUp("max_retries")
 
 
+def test_unless_said_otherwise_three_times_by_backoff_or_as_asked_up_to_half_a_minute() -> None:
+    policy = RetryPolicy()
+    assert after(*[f(0, K.SERVER)] * 3, policy=policy) == Wait(0, 1.0, costs_budget=True)
+    assert after(*[f(0, K.SERVER)] * 4, policy=policy) == GiveUp("max_retries")
+    assert isinstance(after(f(0, K.SERVER, retry_after_s=30.0), policy=policy), Wait)
+    assert after(f(0, K.SERVER, retry_after_s=30.1), policy=policy) == GiveUp("exhausted")
+
+
 def test_skipped_candidates_use_up_nothing() -> None:
     skipped = [f(index, kind) for index, kind in enumerate(sorted(NEVER_REACHED, key=str) * 3)]
     count = len(skipped)
@@ -161,7 +172,8 @@ def test_a_pause_longer_than_the_cap_is_not_waited_for() -> None:
 
 def test_what_two_engines_died_of_is_given_to_no_third() -> None:
     assert after(f(0, K.RESET), candidates=3) == TryNow(1, costs_budget=True)
-    assert after(f(0, K.RESET), f(1, K.RESET), candidates=3) == GiveUp("exhausted")
+    for kinds in ((K.RESET, K.RESET), (K.RESET, K.UPLOAD), (K.UPLOAD, K.UPLOAD)):
+        assert after(*map(f, (0, 1), kinds), candidates=3) == GiveUp("exhausted")
     assert after(f(0, K.RESET), f(0, K.RESET), candidates=2, idle=frozenset({0})) == GiveUp("exhausted")
     assert after(f(0, K.RESET), f(1, K.SERVER), candidates=3) == TryNow(2, costs_budget=True)
 
@@ -302,6 +314,7 @@ def error(kind: K, message: str = "", retry_after_s: float | None = None) -> Att
         ([K.COOLING, K.ADMISSION], 1),
         ([K.LOCAL, K.BREAKER_OPEN], 0),
         ([K.SERVER, K.LOCAL], 0),
+        ([K.SERVER, K.MODEL_MISSING], 0),
         ([K.UNSUPPORTED, K.BREAKER_OPEN], 1),
         ([K.ADMISSION, K.UNSUPPORTED], 0),
         ([K.UNSUPPORTED, K.UNSUPPORTED], 1),
