@@ -47,12 +47,12 @@ def test_equal_priorities_are_served_in_the_order_they_came() -> None:
     assert line_of(slots) == list("abcde")
 
 
-def test_a_priority_is_worth_time_and_no_more() -> None:
+def test_a_priority_is_worth_ten_seconds_a_step_and_no_more() -> None:
     slots = busy()
     slots.enter("patient", now=0.0, priority=1)
-    slots.enter("within", now=PRIORITY_STEP_S - 0.1)
-    slots.enter("after", now=PRIORITY_STEP_S + 0.1)
-    slots.enter("urgent", now=PRIORITY_STEP_S + 0.2, priority=-2)
+    slots.enter("within", now=9.9)
+    slots.enter("after", now=10.1)
+    slots.enter("urgent", now=10.2, priority=-2)
     assert line_of(slots) == ["urgent", "within", "patient", "after"]
 
 
