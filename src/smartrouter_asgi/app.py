@@ -29,7 +29,8 @@ from .endpoints.metrics import Metrics, metrics_routes
 from .endpoints.models import models_routes
 from .events import Observer
 from .exceptions import SmartRouterError
-from .loading import LOAD, guarded_lifecycles
+from .gating import build_gate, gauges, is_gating, pinned_ids, warm_up, watch
+from .memory import build_memory
 from .middleware.errors import ErrorEnvelopeMiddleware
 from .middleware.resilience import ResilienceMiddleware
 from .middleware.resolution import INFERENCE_PATHS, ModelResolutionMiddleware
@@ -46,7 +47,6 @@ from .settling import Settling
 from .state import SCOPE_KEY
 from .transport.httpx_transport import HttpxTransport
 from .types import ASGIApp, Receive, Scope, Send
-from .vram.gate import VRAMGate
 
 if TYPE_CHECKING:
     import httpx
@@ -80,9 +80,10 @@ class SmartRouter:
         self.settings = settings = settings or Settings()
         timeouts = policies.timeouts(settings)
         self._transport = HttpxTransport(http_client, connect_timeout_s=timeouts.connect_s)
-        self._budget_bytes = policies.budget_bytes(settings)
+        self._memory = build_memory(settings)
+        gating = is_gating(settings, self._memory)
         self.backends: dict[str, Backend] = {
-            **assembly.build_backends(settings, self._transport, gating=self._is_gating()),
+            **assembly.build_backends(settings, self._transport, gating=gating),
             **(backends or {}),
         }
         self.metrics = Metrics()
@@ -96,7 +97,8 @@ class SmartRouter:
             observer=self._observer,
             probe_lease_s=max(timeouts.first_token_s, timeouts.first_token_cold_s),
         )
-        self._deployer = assembly.Deployer(settings, self.backends)
+        budget_bytes = self._memory.devices.budget_bytes if self._memory is not None else None
+        self._deployer = assembly.Deployer(settings, self.backends, budget_bytes=budget_bytes)
         self.discovery = Discovery(
             sources=assembly.discovery_sources(settings, self.backends, self._deployer, self.breakers, self._on_listed),
             configured=self._deployer.configured,
@@ -105,7 +107,14 @@ class SmartRouter:
         )
         self.rests = RestBoard(policies.rest_policy(settings))
         self._limits = policies.concurrency_limits(settings)
-        self.gate = self._build_gate()
+        self.gate = build_gate(
+            settings,
+            self._memory,
+            backends=self.backends,
+            deployer=self._deployer,
+            breakers=self.breakers,
+            observer=self._observer,
+        )
         self._settling = Settling()
         self._undecided: dict[str, Undecided] = {
             name: backend
@@ -204,27 +213,12 @@ class SmartRouter:
 
     async def _warm_up(self) -> None:
         catalog = await self.discovery.refresh()
-        if self.gate is None:
-            return
-        await self.gate.reconcile()
-        for name in self.settings.vram.preload:
-            group = catalog.find(name)
-            if group is None:
-                logger.warning("preload: no model is called %r", name)
-                continue
-            for deployment in group.deployments:
-                try:
-                    await self.gate.load(deployment)
-                except SmartRouterError as exc:
-                    logger.warning("preload of %s failed: %s", deployment.id, exc)
+        if self.gate is not None:
+            await warm_up(self.gate, catalog, self.settings)
 
     async def _monitor(self) -> None:
-        """Look at the engines again and again: what they load or lose behind our back shows without a request."""
-        if self.gate is None or not self.settings.vram.monitor_enabled:
-            return
-        while True:
-            await asyncio.sleep(self.settings.vram.monitor_interval_s)
-            await self.gate.reconcile(force=True)
+        if self.gate is not None and self.settings.vram.monitor_enabled:
+            await watch(self.gate, self.settings.vram.monitor_interval_s)
 
     def _tell_about_lifespan(self) -> None:
         if not self._told_about_lifespan:
@@ -233,34 +227,6 @@ class SmartRouter:
                 "serving without a lifespan: nothing is warmed up and nothing is closed in order; "
                 "use smartrouter_asgi.install(app, path, router), or enter router.lifespan() in the host's lifespan"
             )
-
-    def _is_gating(self) -> bool:
-        """Tell whether there is a budget to share, or a rule for when there is none."""
-        return self._budget_bytes is not None or self.settings.vram.unknown == "closed"
-
-    def _build_gate(self) -> VRAMGate | None:
-        """Make the gate, if there is a budget and an engine it could be shared by."""
-        if not self._is_gating() or not any(map(self._deployer.may_be_gated, self.backends)):
-            return None
-        return VRAMGate(
-            budget_bytes=self._budget_bytes,
-            lifecycles=guarded_lifecycles(self.backends, self.breakers),
-            policy=policies.gate_policy(self.settings, frozenset(self._pinned_ids())),
-            observer=self._observer,
-            load_wait_s=lambda backend: self.breakers.get(backend, LOAD).peek(),
-        )
-
-    def _pinned_ids(self) -> list[str]:
-        """Turn the names to pin into deployment ids: a configured model's, else the id at every backend that loads."""
-        groups = {group.name: group for group in self._deployer.configured()}
-        pinned = []
-        for name in self.settings.vram.pinned:
-            target = self.settings.aliases.get(name, name)
-            if target in groups:
-                pinned += [deployment.id for deployment in groups[target].deployments]
-            else:
-                pinned += [f"{b.name}/{b.canonical(target)}" for b in self.backends.values()] + [target]
-        return pinned
 
     def _build_stack(self) -> ASGIApp:
         """Put the four layers around each other; the gate is left out where nothing is gated."""
@@ -339,7 +305,7 @@ class SmartRouter:
     def _pin(self) -> None:
         """Tell the gate the ids to pin, once more: an engine may list a model under another name than configured."""
         if self.gate is not None:
-            for deployment_id in self._pinned_ids():
+            for deployment_id in pinned_ids(self.settings, self._deployer, self.backends):
                 backend, _, model = deployment_id.partition("/")
                 self.gate.pin(Deployment(backend=backend, model=model))
 
@@ -382,6 +348,7 @@ class SmartRouter:
 
     def _update_gauges(self, metrics: Metrics) -> None:
         metrics.set_breakers(self.breakers.states())
+        metrics.set_stale_outcomes(self.breakers.stale())
         inflight: Counter[str] = Counter(dict.fromkeys(self.backends, 0))
         for deployment, count in self._tracker.inflight.items():
             inflight[deployment.partition("/")[0]] += count
@@ -393,15 +360,8 @@ class SmartRouter:
         metrics.set_queue(depths.items())
         if self.gate is not None:
             seen = self.gate.snapshot()
-            if seen.budget_bytes is not None:
-                metrics.set_vram(
-                    [
-                        ("gpu", "budget", seen.budget_bytes),
-                        ("gpu", "used", seen.used_bytes),
-                        ("gpu", "free", seen.free_bytes),
-                        ("gpu", "threshold", int(seen.budget_bytes * self.settings.vram.unload_threshold_pct / 100)),
-                    ]
-                )
+            metrics.set_vram(gauges(seen, self.settings.vram.unload_threshold_pct))
+            metrics.set_vram_unknown((device.device, not device.known) for device in seen.devices)
 
 
 def install(app: Starlette, path: str, router: SmartRouter) -> None:

@@ -65,6 +65,8 @@ class ModelSwapped:
     deployment: str
     action: str
     seconds: float
+    evicted: bool = False
+    """It was unloaded to make room, and not by hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .assembly import may_be_gated
 from .config import Settings
 from .resilience.circuit import BreakerPolicy
 from .resilience.concurrency import ConcurrencyLimits
@@ -12,7 +11,6 @@ from .resilience.rest import RestPolicy
 from .resilience.retry import RetryPolicy
 from .routing.discovery import DiscoveryRules
 from .vram.policy import GatePolicy
-from .vram.probes import MemoryProbe, NVMLProbe, detect_budget_bytes
 
 
 def discovery_rules(settings: Settings) -> DiscoveryRules:
@@ -101,21 +99,3 @@ def gate_policy(settings: Settings, pinned: frozenset[str]) -> GatePolicy:
         unload_threshold_pct=section.unload_threshold_pct,
         reconcile_ttl_s=section.monitor_interval_s,
     )
-
-
-def budget_bytes(settings: Settings, probe: MemoryProbe | None = None) -> int | None:
-    """Return how much GPU memory there is to share: declared, else 90 % of what is detected, else None."""
-    section = settings.vram
-    if section.max_total_bytes is not None:
-        return section.max_total_bytes
-    declared = [device.max_bytes for device in section.devices.values() if device.max_bytes is not None]
-    if declared:
-        return sum(declared)
-    unified = section.amd_unified_memory_bytes or section.apple_unified_memory_bytes
-    if unified is not None:
-        return unified * 9 // 10
-    if not section.monitor_enabled or not any(
-        may_be_gated(settings, backend) and backend.type != "openai" for backend in settings.backends.values()
-    ):
-        return None
-    return detect_budget_bytes(probe or NVMLProbe())

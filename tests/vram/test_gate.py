@@ -203,7 +203,7 @@ async def test_a_resident_is_served_while_another_model_loads(make_gate, engine)
 
 
 async def test_the_longest_unused_model_goes_first(make_gate, engine):
-    gate = make_gate()
+    gate = make_gate(min_residency=0.0)
     for model in (A, B, A, C):
         (await gate.admit(model)).release()
     assert engine.changes() == ["load A", "load B", "unload B", "load C"]

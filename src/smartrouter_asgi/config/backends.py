@@ -21,6 +21,7 @@ from .fields import (
     HeaderName,
     HeaderValue,
     Name,
+    PositiveBytes,
     Problem,
     SecondsOrForever,
     SecretText,
@@ -114,8 +115,10 @@ class BackendSettings(Section):
     machine, or anywhere once `vram.max_total` is set."""
     devices: tuple[DeviceId, ...] = ()
     """Indices or UUIDs of the GPUs it uses; none listed: all."""
-    split: bool = False
-    """Whether it spreads one model over its devices."""
+    split: bool | None = None
+    """Whether it spreads one model over its devices; not set: as engines of its type do."""
+    vram_bytes: PositiveBytes | None = Field(default=None, alias="vram")
+    """GPU memory of the machine it runs on, where that is another one: a budget of its own."""
     options: dict[str, Any] = Field(default_factory=dict, repr=False)
     """What a custom backend type takes. Of the built-in ones, `bedrock` takes `region`, `vertex` `project` and
     `location` (they make the address), `lmstudio` `ttl`, `vllm` `sleep_level`."""
@@ -124,13 +127,6 @@ class BackendSettings(Section):
     def custom(self) -> bool:
         """Whether the type is none of the built-in ones."""
         return self.type not in BUILT_IN_TYPES
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Say what is accepted without its full effect."""
-        if self.devices or self.split:
-            return ("per-device gating comes later; the budget is one pool over the listed devices",)
-        return ()
 
     @model_validator(mode="before")
     @classmethod

@@ -33,11 +33,8 @@ def find_warnings(settings: Settings) -> list[str]:
     """List what works but is perhaps not meant; pure."""
     return [
         *_discovered_only(settings),
-        *(f"{key_path(('backends', name))}: {line}" for name, b in settings.backends.items() for line in b.warnings),
-        *_device_warnings(settings),
         *_size_warnings(settings),
         *_delay_warnings(settings),
-        *_not_yet_warnings(settings),
     ]
 
 
@@ -134,17 +131,6 @@ def _discovered_only(settings: Settings) -> Iterator[str]:
         if path[0] != "vram":
             where = f"{key_path(path)}: {name!r} is no configured model; it works while a backend lists it"
             yield where + _suggestion(settings, name)
-
-
-def _device_warnings(settings: Settings) -> Iterator[str]:
-    if settings.vram.devices:
-        yield "vram.devices: per-device gating comes later; the budget is one pool over the listed devices"
-
-
-def _not_yet_warnings(settings: Settings) -> Iterator[str]:
-    """Settings that this version takes and does not use."""
-    if "spill_after_s" in settings.vram.model_fields_set:
-        yield "vram.spill_after: spill-over comes later; a request waits for its candidate up to vram.max_wait"
 
 
 def _size_warnings(settings: Settings) -> Iterator[str]:

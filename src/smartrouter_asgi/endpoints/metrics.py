@@ -102,6 +102,12 @@ class Metrics:
             ["backend", "operation"],
             registry=registry,
         )
+        self._stale = Gauge(
+            "smartrouter_breaker_stale_outcomes",
+            "Outcomes that came too late to move a breaker",
+            ["backend", "operation"],
+            registry=registry,
+        )
         self._inflight = Gauge("smartrouter_inflight", "Exchanges under way", ["backend"], registry=registry)
         self._list_age_s = Gauge(
             "smartrouter_model_list_age_seconds",
@@ -111,6 +117,15 @@ class Metrics:
         )
         self._queue = Gauge("smartrouter_queue_depth", "Requests in the gate's queue", ["model"], registry=registry)
         self._vram = Gauge("smartrouter_vram_bytes", "GPU memory", ["device", "kind"], registry=registry)
+        self._vram_unknown = Gauge(
+            "smartrouter_vram_unknown", "1 while a device cannot be read", ["device"], registry=registry
+        )
+        self._evictions = Counter(
+            "smartrouter_vram_evictions_total", "Models unloaded to make room", ["model"], registry=registry
+        )
+        self._load_s = Histogram(
+            "smartrouter_vram_load_seconds", "Loads by the gate", buckets=_SECONDS, registry=registry
+        )
         self._of_request: dict[tuple[str, str, str, str], tuple[Counter, Histogram, Histogram]] = {}
         self.on_scrape: list[Callable[[Metrics], None]] = []
         """Called before each exposition, to set gauges from what is true now."""
@@ -122,8 +137,12 @@ class Metrics:
         elif isinstance(event, AttemptFinished):
             self._attempts.labels(event.backend, event.operation, outcome_label(event.outcome)).inc()
         elif isinstance(event, ModelSwapped):
+            model = event.deployment.partition("/")[2]
             if event.action == "load":
-                self._swaps.labels(event.deployment.partition("/")[2]).inc()
+                self._swaps.labels(model).inc()
+                self._load_s.observe(event.seconds)
+            elif event.evicted:
+                self._evictions.labels(model).inc()
         elif isinstance(event, AdmissionWaited):
             self._waits.observe(event.seconds)
 
@@ -156,6 +175,11 @@ class Metrics:
         for backend, operation, state in states:
             self._breakers.labels(backend, operation).set(BREAKER_STATES[state])
 
+    def set_stale_outcomes(self, counts: Iterable[tuple[str, str, int]]) -> None:
+        """Set how many outcomes came too late to count, by breaker."""
+        for backend, operation, count in counts:
+            self._stale.labels(backend, operation).set(count)
+
     def set_inflight(self, counts: Iterable[tuple[str, int]]) -> None:
         """Set how many exchanges are under way, by backend."""
         for backend, count in counts:
@@ -173,6 +197,11 @@ class Metrics:
         for name, depth in depths:
             if depth:
                 self._queue.labels(name.partition("/")[2] or "other").inc(depth)
+
+    def set_vram_unknown(self, devices: Iterable[tuple[str, bool]]) -> None:
+        """Set which devices cannot be read now."""
+        for device, unknown in devices:
+            self._vram_unknown.labels(device).set(unknown)
 
     def set_vram(self, values: Iterable[tuple[str, str, int]]) -> None:
         """Set bytes by device and kind."""

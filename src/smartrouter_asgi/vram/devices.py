@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 ONE = "gpu"
 """The device of a budget that names none."""
@@ -23,16 +23,22 @@ class Device:
     index: int = 0
     outside_bytes: int = 0
     """What others hold there, as last seen."""
+    known: bool = True
+    """It can be read, or nobody needs to."""
     lost: bool = False
-    """It cannot be read, and what cannot be read is not used (`vram.unknown: closed`), or it is gone."""
+    """It is gone; or it cannot be read, and what cannot be read is not used (`vram.unknown: closed`)."""
 
 
 class Devices:
     """All devices by id, and a limit over all of them together."""
 
-    def __init__(self, devices: Iterable[Device], *, max_total_bytes: int | None = None) -> None:
+    def __init__(
+        self, devices: Iterable[Device], *, max_total_bytes: int | None = None, counted: Iterable[str] | None = None
+    ) -> None:
+        """Take the devices; `max_total_bytes` bounds what is held on the `counted` ones together (default: all)."""
         self._devices = {device.id: device for device in devices}
         self._max_total_bytes = max_total_bytes
+        self._counted = frozenset(self._devices if counted is None else counted)
 
     @classmethod
     def of(cls, budget_bytes: int) -> Devices:
@@ -42,8 +48,17 @@ class Devices:
     @property
     def budget_bytes(self) -> int:
         """What may be held on all devices together."""
-        limits = sum(device.limit_bytes for device in self._devices.values())
+        apart = sum(device.limit_bytes for device in self._devices.values() if device.id not in self._counted)
+        return apart + self.most_together()
+
+    def most_together(self) -> int:
+        """Return what may be held on the counted devices together."""
+        limits = sum(self._devices[device].limit_bytes for device in self._counted)
         return limits if self._max_total_bytes is None else min(limits, self._max_total_bytes)
+
+    def together(self, placement: Mapping[str, int]) -> int:
+        """Return how many bytes of a placement lie on the counted devices."""
+        return sum(size_bytes for device, size_bytes in placement.items() if device in self._counted)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._devices)

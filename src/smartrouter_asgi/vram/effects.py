@@ -38,6 +38,8 @@ class StartUnload:
     """Unload the model; its bytes stay held. Answer with `unload_finished` or `unload_failed`."""
 
     key: ModelKey
+    by_hand: bool = False
+    """The operator wants it gone; nobody needs its place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

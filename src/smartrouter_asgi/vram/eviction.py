@@ -49,7 +49,7 @@ def candidates_of(ledger: VRAMLedger, *, now: float, residency: float = 0.0) -> 
             idle=held.leases == 0
             and held.retry_unload_at <= now
             and now >= held.loaded_at + residency * ledger.load_s(held.key),
-            pinned=ledger.names.is_pinned(held.key),
+            pinned=ledger.stays(held.key),
             reload_s=ledger.load_s(held.key),
         )
         for held in ledger.holdings()

@@ -28,6 +28,7 @@ from .ledger import VRAMLedger
 from .names import ModelKey
 from .policy import GatePolicy
 from .scheduler import Scheduler
+from .sizes import Sizes
 from .snapshot import GateSnapshot, snapshot_of
 from .tasks import OwnTasks, error_of
 
@@ -39,16 +40,22 @@ if TYPE_CHECKING:
     from ..types import Clock
     from .effects import Effect
     from .engines import Answers
+    from .footprints import Footprints
     from .lifecycle import ModelLifecycle
     from .placement import PlacementRule
     from .readings import Readings
+
+LAST_PRIORITY = 100
+"""Behind any request: a step is worth ten seconds of waiting, and nobody waits that long."""
 
 
 class VRAMGate:
     """Lets a request through with a lease on GPU memory for its model; queues, loads and evicts as the policy says.
 
     `lifecycles` by backend name. The memory to share is one device of `budget_bytes`, or `devices`; neither: unknown,
-    and `policy.unknown` says what that means. `rules` say which devices a backend uses, `readings` what is in use.
+    and `policy.unknown` says what that means. `rules` say which devices a backend uses, `readings` what is in use,
+    `footprints` what models were measured to need before. Deployments in `fixed` hold their declared bytes for good:
+    their engines neither load nor unload.
     `load_wait_s` says for how long no load may be asked of a backend, None when one may. One event loop at a time.
     """
 
@@ -59,6 +66,8 @@ class VRAMGate:
         devices: Devices | None = None,
         rules: Mapping[str, PlacementRule] | None = None,
         readings: Readings | None = None,
+        footprints: Footprints | None = None,
+        fixed: Iterable[Deployment] = (),
         lifecycles: Mapping[str, ModelLifecycle],
         policy: GatePolicy | None = None,
         clock: Clock = time.monotonic,
@@ -80,7 +89,13 @@ class VRAMGate:
             rules=rules,
         )
         self._readings = readings
+        for deployment in fixed if self._known else ():
+            ledger.fix(ModelKey(deployment.backend, deployment.model), deployment.vram_bytes or 0)
+        self._sizes = Sizes(ledger, footprints)
+        self._saving: asyncio.Task[None] | None = None
         self._arrivals = Arrivals(ledger)
+        self._fetching: set[ModelKey] = set()
+        """Models that are being loaded for nobody in particular."""
         self._scheduler = Scheduler(ledger, policy)
         self._tickets = count(1)
         self._waiting: dict[int, asyncio.Future[Lease]] = {}
@@ -127,11 +142,28 @@ class VRAMGate:
         wait_s = self._load_wait_s(deployment.backend)
         if wait_s is not None and not self._scheduler.is_coming(key):
             raise refusals.no_loads(deployment.backend, retry_after_s=wait_s)  # before anybody is evicted for it
+        self._sizes.tell(key, deployment)
         if may_spill:
             wait_s = self._scheduler.projected_wait_s(key, now=now)
             if wait_s > min(self.policy.spill_after_s, deadline - now):
+                self._fetch(key, deployment)
                 raise refusals.elsewhere(key, wait_s)
         return await self._queue(deployment, key, deadline, priority, now)
+
+    def _fetch(self, key: ModelKey, deployment: Deployment) -> None:
+        """Load a model for those who come after the ones that went elsewhere, once there is room without a struggle.
+
+        It waits in the queue like a request, but behind all of them, and is never old enough to close anybody out.
+        """
+        if key not in self._fetching:
+            self._fetching.add(key)
+            wait = self._queue(deployment, key, math.inf, LAST_PRIORITY, self._clock())
+            self._tasks.start(wait, partial(self._fetched, key))
+
+    def _fetched(self, key: ModelKey, task: asyncio.Task[Lease]) -> None:
+        self._fetching.discard(key)
+        if error_of(task) is None:
+            task.result().release()
 
     async def _queue(self, deployment: Deployment, key: ModelKey, deadline: float, priority: int, now: float) -> Lease:
         self._sweep(now)
@@ -146,7 +178,6 @@ class VRAMGate:
                 now=now,
                 deadline=deadline,
                 priority=priority,
-                declared_bytes=deployment.needed_bytes,
             )
             self._apply(effects, now)
             lease = await future
@@ -273,6 +304,7 @@ class VRAMGate:
         try:
             self._apply(self._scheduler.dismiss(), self._clock())
             await self._tasks.aclose()
+            await self._sizes.save()
         finally:
             self._closing = False
 
@@ -297,8 +329,9 @@ class VRAMGate:
                 case StartLoad(key=key):
                     self._arrivals.begin(key, self._used_bytes())
                     self._tasks.start(self._engines.load(key), partial(self._loaded, key, now))
-                case StartUnload(key=key):
-                    self._unloads[key] = self._tasks.start(self._engines.unload(key), partial(self._unloaded, key, now))
+                case StartUnload(key=key, by_hand=by_hand):
+                    done = partial(self._unloaded, key, now, not by_hand)
+                    self._unloads[key] = self._tasks.start(self._engines.unload(key), done)
                 case StartReconcile():
                     self._question = self._tasks.start(self._ask(), partial(self._answered, now))
                 case _:
@@ -327,11 +360,11 @@ class VRAMGate:
         else:
             self._apply(self._scheduler.load_failed(key, error, now=now), now)
 
-    def _unloaded(self, key: ModelKey, started: float, task: asyncio.Task[None]) -> None:
+    def _unloaded(self, key: ModelKey, started: float, evicted: bool, task: asyncio.Task[None]) -> None:
         now, error = self._clock(), error_of(task)
         del self._unloads[key]
         if error is None:
-            self._tell(ModelSwapped(deployment=key.id, action="unload", seconds=now - started))
+            self._tell(ModelSwapped(deployment=key.id, action="unload", seconds=now - started, evicted=evicted))
             self._apply(self._scheduler.unload_finished(key, now=now), now)
         else:
             self._apply(self._scheduler.unload_failed(key, error, now=now), now)
@@ -349,8 +382,17 @@ class VRAMGate:
         now = self._clock()
         readings = self._used_bytes()
         self._arrivals.settle(readings)
-        effects = self._scheduler.reconciled(answers, asked_at=asked_at, now=now, readings=readings)
+        vanished = self._readings.vanished() if self._readings is not None else frozenset()
+        effects = self._scheduler.reconciled(
+            answers, asked_at=asked_at, now=now, readings=readings, vanished_devices=vanished
+        )
         self._apply(effects, now)
+        self._sizes.learn()
+        if self._sizes.dirty and self._saving is None:
+            self._saving = self._tasks.start(self._sizes.save(), self._saved)
+
+    def _saved(self, task: asyncio.Task[None]) -> None:
+        self._saving = None
 
     def _used_bytes(self) -> Mapping[str, int | None]:
         return self._readings.used_bytes() if self._readings is not None else {}

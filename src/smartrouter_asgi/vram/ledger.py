@@ -50,6 +50,8 @@ class Holding:
     leases: int = 0
     draining: int = 0
     measured: bool = False
+    fixed: bool = False
+    """Its engine can neither load nor unload it."""
     offloaded_bytes: int = 0
     """What the engine keeps of it in the machine's own memory, because it did not fit on the GPU."""
     retry_unload_at: float = -math.inf
@@ -141,16 +143,17 @@ class VRAMLedger:
         without: Collection[str] = (),
     ) -> dict[str, int] | None:
         """Return where a model would go on the devices that are not in `without`; None where it does not fit."""
-        need_bytes = self.footprint_bytes(key)
+        room = {d: free for d, free in self.room(gone=gone, coming=coming).items() if d not in without}
+        placement = place(self.footprint_bytes(key), room, self.rule(key.backend))
+        if placement is None:
+            return None
         staying = sum(
-            held.size_bytes
+            self.devices.together(held.placement)
             for held in self._held.values()
             if held.key not in gone and not (coming and held.state is HoldingState.UNLOADING)
         )
-        if need_bytes + staying > self.budget_bytes:
-            return None
-        room = {d: free for d, free in self.room(gone=gone, coming=coming).items() if d not in without}
-        return place(need_bytes, room, self.rule(key.backend))
+        fits = self.devices.together(placement) + staying <= self.devices.most_together()
+        return placement if fits else None
 
     def reachable_bytes(self, key: ModelKey) -> int:
         """Return the most that could ever be free for a model: what is ours to give less what is pinned there.
@@ -160,14 +163,17 @@ class VRAMLedger:
         pinned = [
             held
             for held in self._held.values()
-            if held.key != key and held.state is not HoldingState.UNLOADING and self.names.is_pinned(held.key)
+            if held.key != key and held.state is not HoldingState.UNLOADING and self.stays(held.key)
         ]
         rule = self.rule(key.backend)
         rooms = [
             self.devices.most(device) - sum(held.placement.get(device, 0) for held in pinned) for device in rule.devices
         ]
         most = sum(max(0, room) for room in rooms) if rule.split else max(rooms, default=0)
-        return min(most, self.budget_bytes - sum(held.size_bytes for held in pinned))
+        if not self.devices.together(dict.fromkeys(rule.devices, 1)):
+            return most
+        kept = sum(self.devices.together(held.placement) for held in pinned)
+        return min(most, self.devices.most_together() - kept)
 
     def holdings(self) -> tuple[Holding, ...]:
         """Return every holding, oldest entry first."""
@@ -187,10 +193,26 @@ class VRAMLedger:
             return declared if measured is None else max(declared, measured)
         return measured if measured is not None else self._estimated.get(key, self._default_estimate_bytes)
 
+    def has_loaded(self, key: ModelKey) -> bool:
+        """Tell whether a load of the model was ever timed."""
+        return key in self._load_s
+
     def load_s(self, key: ModelKey) -> float:
         """Return how long the model's last load took; before the first, what its bytes would take from a disk."""
         seen = self._load_s.get(key)
         return seen if seen is not None else self.footprint_bytes(key) / ASSUMED_LOAD_BYTES_PER_S
+
+    def fix(self, key: ModelKey, size_bytes: int) -> None:
+        """Count a model that is there for good: its engine neither loads nor unloads."""
+        placement = force(size_bytes, self.room(), self.rule(key.backend))
+        self._held[key] = Holding(
+            key=key, placement=placement, state=HoldingState.RESIDENT, since=-math.inf, last_used=-math.inf, fixed=True
+        )
+
+    def stays(self, key: ModelKey) -> bool:
+        """Tell whether a model is not to be evicted: pinned, or there for good."""
+        held = self._held.get(key)
+        return self.names.is_pinned(key) or (held is not None and held.fixed)
 
     def declare(self, key: ModelKey, size_bytes: int) -> None:
         """Remember what configuration says a model needs."""
@@ -219,7 +241,8 @@ class VRAMLedger:
         assert key not in self._held, f"{key.id} is held already"
         room = self.room()
         assert all(size_bytes <= room[device] for device, size_bytes in placement.items()), f"{key.id} does not fit"
-        assert sum(placement.values()) + self.used_bytes <= self.budget_bytes, f"{key.id} is over the budget"
+        together = sum(map(self.devices.together, (placement, *(held.placement for held in self._held.values()))))
+        assert together <= self.devices.most_together(), f"{key.id} is over the budget"
         held = Holding(key=key, placement=placement, state=HoldingState.RESERVED, since=now, last_used=now)
         self._held[key] = held
         return held
@@ -313,6 +336,7 @@ class VRAMLedger:
             if held.key.backend == backend
             and held.key not in told
             and held.state is HoldingState.RESIDENT
+            and not held.fixed
             and held.leases == 0
             and max(held.since, held.last_used) < asked_at
         ]

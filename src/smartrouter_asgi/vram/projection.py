@@ -43,7 +43,8 @@ def projected_wait_s(key: ModelKey, ledger: VRAMLedger, queue: WaitQueue, policy
         if other != key and ledger.get(other) is None and devices & set(ledger.rule(other.backend).devices)
     ]
     ahead_s = sum(ledger.load_s(other) for other in ahead)
-    return (under_way_s + ahead_s) / lanes + _drain_s(key, ledger, policy, now=now) + ledger.load_s(key)
+    own_s = ledger.load_s(key) if ledger.has_loaded(key) else 0.0  # a first load is not held against a model
+    return (under_way_s + ahead_s) / lanes + _drain_s(key, ledger, policy, now=now) + own_s
 
 
 def _left_s(key: ModelKey, ledger: VRAMLedger, *, now: float) -> float:

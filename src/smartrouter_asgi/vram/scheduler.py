@@ -20,7 +20,7 @@ from .queue import Waiter, WaitQueue
 from .tree import Close, Evict, Load, Refuse, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ..deployment import LoadedModel
     from .effects import Effect
@@ -77,14 +77,11 @@ class Scheduler:
         deadline: float = math.inf,
         priority: int = 0,
         declared_bytes: int | None = None,
-        estimate_bytes: int | None = None,
     ) -> list[Effect]:
         """Ask for a lease; a `Grant` or `Reject` with this ticket follows, now or later. Lower priorities go first."""
         key = self.ledger.names.canonical(key)
         if declared_bytes is not None:
             self.ledger.declare(key, declared_bytes)
-        if estimate_bytes is not None:
-            self.ledger.estimate(key, estimate_bytes)
         taken = self.take(key, now=now)
         if taken is not None:
             return [Grant(ticket=ticket, key=taken)]
@@ -161,7 +158,7 @@ class Scheduler:
             raise AdmissionError(f"{held.key.id} is in use", code="model_in_use", retry_after_s=1.0)
         self.ledger.begin_unload(held.key)
         self._note(now, held.key, "unload", "asked for")
-        return [StartUnload(key=held.key)]
+        return [StartUnload(key=held.key, by_hand=True)]
 
     def unload_finished(self, key: ModelKey, *, now: float) -> list[Effect]:
         """Free the bytes of a model that is really gone."""
@@ -187,10 +184,11 @@ class Scheduler:
         asked_at: float,
         now: float,
         readings: Mapping[str, int | None] | None = None,
+        vanished_devices: Collection[str] = (),
     ) -> list[Effect]:
         """Take the engines' answers, by backend; None where an engine gave none, which changes nothing.
 
-        `readings` are the bytes in use by device, as its driver tells; None of a device that cannot be read.
+        `readings` are the bytes in use by device, as its driver tells; None of a device that cannot be read now.
         """
         self.freshness.answered(asked_at=asked_at)
         for backend, models in answers.items():
@@ -202,15 +200,17 @@ class Scheduler:
             for key in vanished:
                 self._note(now, key, "vanished", "the engine has it no more")
         for device, used_bytes in (readings or {}).items():
-            self._see(device, used_bytes)
+            self._see(device, used_bytes, gone=device in vanished_devices)
         again = self.refresh() if self.freshness.is_doubted else []
         return again + self._advance(now)
 
-    def _see(self, device: str, used_bytes: int | None) -> None:
+    def _see(self, device: str, used_bytes: int | None, *, gone: bool) -> None:
         devices, ledger = self.ledger.devices, self.ledger
-        if used_bytes is None:
-            devices[device].lost = self.policy.unknown == "closed"
+        if used_bytes is None or gone:
+            devices[device].known = False
+            devices[device].lost = gone or self.policy.unknown == "closed"
             return
+        devices[device].known = True
         devices[device].lost = False
         # Whether a load or an unload under way has got or given back its bytes already nobody can tell.
         least = ledger.held_on(device, HoldingState.RESIDENT)

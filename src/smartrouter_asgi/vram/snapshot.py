@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ class DeviceView:
     free_bytes: int
     known: bool
     """It can be read, or needs no reading."""
+    lost: bool
+    """Nothing new is loaded there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +56,9 @@ class ResidentView:
     pinned: bool
     closed: bool
     """Takes no new requests, so that it drains for an older waiter."""
-    last_used_age_s: float
+    fixed: bool
+    """Its engine can neither load nor unload it."""
+    last_used_age_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +151,8 @@ def _devices(ledger: VRAMLedger) -> tuple[DeviceView, ...]:
             used_bytes=ledger.held_on(device.id),
             outside_bytes=device.outside_bytes,
             free_bytes=room[device.id],
-            known=not device.lost,
+            known=device.known,
+            lost=device.lost,
         )
         for device in (ledger.devices[name] for name in ledger.devices)
     )
@@ -164,5 +170,6 @@ def _resident(held: Holding, scheduler: Scheduler, now: float) -> ResidentView:
         draining=held.draining,
         pinned=scheduler.ledger.names.is_pinned(held.key),
         closed=held.key in scheduler.closed,
-        last_used_age_s=now - held.last_used,
+        fixed=held.fixed,
+        last_used_age_s=now - held.last_used if held.last_used > -math.inf else None,
     )
