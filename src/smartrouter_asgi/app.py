@@ -80,8 +80,8 @@ class SmartRouter:
         self.settings = settings = settings or Settings()
         timeouts = policies.timeouts(settings)
         self._transport = HttpxTransport(http_client, connect_timeout_s=timeouts.connect_s)
-        self._memory = build_memory(settings)
-        gating = is_gating(settings, self._memory)
+        self.memory = build_memory(settings)
+        gating = is_gating(settings, self.memory)
         self.backends: dict[str, Backend] = {
             **assembly.build_backends(settings, self._transport, gating=gating),
             **(backends or {}),
@@ -97,7 +97,7 @@ class SmartRouter:
             observer=self._observer,
             probe_lease_s=max(timeouts.first_token_s, timeouts.first_token_cold_s),
         )
-        budget_bytes = self._memory.devices.budget_bytes if self._memory is not None else None
+        budget_bytes = self.memory.devices.budget_bytes if self.memory is not None else None
         self._deployer = assembly.Deployer(settings, self.backends, budget_bytes=budget_bytes)
         self.discovery = Discovery(
             sources=assembly.discovery_sources(settings, self.backends, self._deployer, self.breakers, self._on_listed),
@@ -109,7 +109,7 @@ class SmartRouter:
         self._limits = policies.concurrency_limits(settings)
         self.gate = build_gate(
             settings,
-            self._memory,
+            self.memory,
             backends=self.backends,
             deployer=self._deployer,
             breakers=self.breakers,

@@ -79,7 +79,15 @@ def build_memory(settings: Settings, probe: MemoryProbe | None = None) -> Memory
         ),
         rules=_rules(settings, here, remote),
         readings=WatchedReadings(MemoryWatch(probe), watched) if watched else None,
-        declared=vram.max_total_bytes is not None or any(limit.max_bytes for limit in vram.devices.values()),
+        declared=any(
+            limit is not None
+            for limit in (
+                vram.max_total_bytes,
+                vram.amd_unified_memory_bytes,
+                vram.apple_unified_memory_bytes,
+                *(device.max_bytes for device in vram.devices.values()),
+            )
+        ),
     )
 
 

@@ -29,14 +29,16 @@ def memory_report(router: SmartRouter) -> MemoryReport:
     local = tuple(name for name in router.backends if deployer.gated(name))
     if router.gate is None:
         return MemoryReport(backends=(), budget_bytes=None, text=f"local models are not gated: {_why(router, local)}")
-    budget_bytes = router.gate.snapshot().budget_bytes
+    seen = router.gate.snapshot()
+    budget_bytes = seen.budget_bytes
     if not local:
         text = "nothing is gated: no backend here loads and unloads models on this machine"
     elif budget_bytes is None:
         text = f"how much there is is not known, so the models of {', '.join(local)} wait (vram.unknown: closed)"
     else:
-        source = "declared" if _declared(router) else "90 % of what was detected"
-        text = f"{gib(budget_bytes)} ({source}) shared by the models of {', '.join(local)}"
+        source = "90 % of what was detected" if router.memory is not None and not router.memory.declared else "declared"
+        spread = f" on {len(seen.devices)} devices" if len(seen.devices) > 1 else ""
+        text = f"{gib(budget_bytes)}{spread} ({source}) shared by the models of {', '.join(local)}"
     return MemoryReport(backends=local, budget_bytes=budget_bytes, text=text)
 
 
@@ -47,12 +49,6 @@ def _why(router: SmartRouter, local: tuple[str, ...]) -> str:
     if not local:
         return "no backend here loads and unloads models on this machine"
     return "no GPU was detected and no budget is declared (ROUTER_VRAM_MAX_TOTAL_GB)"
-
-
-def _declared(router: SmartRouter) -> bool:
-    vram = router.settings.vram
-    limits = [vram.max_total_bytes, vram.amd_unified_memory_bytes, vram.apple_unified_memory_bytes]
-    return any(limit is not None for limit in [*limits, *(device.max_bytes for device in vram.devices.values())])
 
 
 def gated_or_unknown(router: SmartRouter) -> tuple[str, ...]:
