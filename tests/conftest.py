@@ -1,13 +1,26 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
 
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_real_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What the gateway keeps in the user's cache folder goes nowhere near the real one, of child processes too."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+@pytest.fixture(scope="session")
+def _cache_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    base = tmp_path_factory.mktemp("caches")
+    return (base / str(number) for number in count())
+
+
+@pytest.fixture(autouse=True)
+def _a_cache_of_its_own(_cache_folders: Iterator[Path]) -> Iterator[None]:
+    """Whatever a test's gateways, or its child processes, keep in the user's cache folder is seen by that test only."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(next(_cache_folders))
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before

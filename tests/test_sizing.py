@@ -194,6 +194,9 @@ async def test_nobody_is_asked_for_shapes_that_no_gate_needs():
         async with routed(engine, backend={"gated": False}) as router:
             assert deployed(router).estimate_bytes is None
             assert deployed(router).footprint_key is None
+            backend = router.backends["local"]
+            assert isinstance(backend, OllamaBackend)
+            assert backend._looking is None
         assert shows(engine) == []
 
 

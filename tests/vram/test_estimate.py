@@ -128,6 +128,14 @@ def test_a_cache_is_quantised_with_flash_attention_only():
     assert cache_bytes(LLAMA_8B, kv_type="f32", **settings) == 2 * GIB
 
 
+def test_without_flash_attention_the_context_of_all_slots_is_buffered():
+    """Of each of 512 tokens at a time, a score for every head and every token of the context."""
+    settings: dict[str, Any] = {"parallel": 1, "flash_attention": False}
+    long, longer = (compute_bytes(LLAMA_8B, num_ctx=ctx, **settings) for ctx in (30_000, 30_001))
+    assert longer - long == 512 * (1 + 32) * 4
+    assert compute_bytes(LLAMA_8B, num_ctx=7500, **{**settings, "parallel": 4}) == long
+
+
 def test_an_unknown_cache_type_is_named():
     with pytest.raises(ValueError, match="no cache type 'q9': known are f32, f16"):
         estimate_bytes(LLAMA_8B, num_ctx=1, parallel=1, kv_type="q9")

@@ -88,6 +88,17 @@ def test_beyond_its_bound_the_oldest_measure_goes(path: Path):
 # -- a file
 
 
+def test_what_was_measured_last_is_forgotten_last(path: Path):
+    """Whichever process measured it before."""
+    filled(path, 1, 2, 3).save()
+    footprints = Footprints(path, max_entries=3)
+    footprints.put(key(1), 5)
+    footprints.put(key(4), 4 * GIB)
+    footprints.save()
+    again = Footprints(path)
+    assert [again.get(key(number)) for number in (1, 2, 3, 4)] == [5, None, 3 * GIB, 4 * GIB]
+
+
 def test_a_restart_forgets_nothing(path: Path):
     filled(path, 1, 2).save()
     assert known(path, 1, 2, 3) == [1, 2]

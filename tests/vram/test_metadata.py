@@ -72,7 +72,11 @@ def test_an_array_for_other_layers_counts_by_its_largest():
 
 def test_every_nth_layer_has_a_cache_where_attention_comes_at_an_interval():
     """Hybrids of the Qwen3-Next kind."""
-    assert a_token(keys("qwen3next", full_attention_interval=4)) == 131_072 // 4
+    info = keys("qwen3next", full_attention_interval=4)
+    assert a_token(info) == 131_072 // 4
+    shape = read_shape(info, size_bytes=GIB)
+    assert shape is not None
+    assert shape.heads_kv == (0, 0, 0, 8) * 8
 
 
 def test_recurrent_layers_have_a_state_for_each_slot():

@@ -45,6 +45,7 @@ def demo_settings(engine: SimulatedOllama, environ: Mapping[str, str], overrides
             f"backends.{BACKEND}.url": engine.base_url,
             f"backends.{BACKEND}.keep_alive": -1,
             "vram.max_total": GPU_BYTES,
+            "vram.footprints": False,
             "models": [
                 {
                     "name": model.name,

@@ -54,7 +54,8 @@ class _Keys:
     """Metadata under the name of its architecture."""
 
     def __init__(self, model_info: Mapping[str, Any]) -> None:
-        self.architecture = model_info.get("general.architecture")
+        architecture = model_info.get("general.architecture")
+        self.architecture = architecture if isinstance(architecture, str) else ""
         self._info = model_info
 
     def value(self, key: str) -> Any:
@@ -93,7 +94,7 @@ def _sliding(keys: _Keys, layers: int) -> tuple[bool, ...]:
         return tuple(bool(one) for one in pattern)
     period = _number(pattern)
     if period is None:
-        period = _SLIDING_PERIODS.get(keys.architecture) if isinstance(keys.architecture, str) else None
+        period = _SLIDING_PERIODS.get(keys.architecture)
     if period is None:
         return ()
     return tuple(period == 0 or layer % period < period - 1 for layer in range(layers))

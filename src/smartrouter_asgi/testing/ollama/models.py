@@ -34,7 +34,7 @@ class SimulatedModel:
     size_bytes: int
     _: KW_ONLY
     digest: str = ""
-    """64 hex digits; derived from the name when empty. Give two names one digest to make aliases."""
+    """64 hex digits; derived from name and sizes when empty. Give two names one digest to make aliases."""
     capabilities: tuple[str, ...] = ("completion",)
     num_layers: int = 32
     head_count: int = 32
@@ -67,7 +67,8 @@ class SimulatedModel:
             raise ValueError(f"{self.name!r} is not a model name: use model, model:tag or namespace/model:tag")
         object.__setattr__(self, "name", name)
         if not self.digest:
-            object.__setattr__(self, "digest", hashlib.sha256(name.encode()).hexdigest())
+            content = f"{name} {self.size_bytes} {self.kv_bytes_per_token} {self.overhead_bytes}"
+            object.__setattr__(self, "digest", hashlib.sha256(content.encode()).hexdigest())
 
     @property
     def kv_bytes_per_token(self) -> int:
