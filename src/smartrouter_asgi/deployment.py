@@ -83,11 +83,6 @@ class Deployment:
     """Under which what it was measured to need is remembered; None when its engine does not identify models."""
 
     @property
-    def needed_bytes(self) -> int | None:
-        """What it should need before it was ever measured: the operator's word, else the estimate."""
-        return self.estimate_bytes if self.vram_bytes is None else self.vram_bytes
-
-    @property
     def id(self) -> str:
         """`backend/model`, the name used in logs, metrics and error lists."""
         return f"{self.backend}/{self.model}"
