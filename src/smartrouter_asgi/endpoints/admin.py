@@ -63,7 +63,7 @@ class AdminGuard:
         headers = request.headers
         origin = headers.get("origin")
         if (
-            not (_is_loopback(client) and _is_local_host(headers.get("host", "")))
+            not (_is_loopback(client) and _is_local_host(headers.getlist("host")))
             or any(name in _FORWARDING or name.startswith("x-forwarded-") for name in headers)
             # a page in the operator's own browser, which may send without being allowed to read
             or (origin is not None and urlsplit(origin).hostname not in _LOCAL_HOSTS)
@@ -166,6 +166,6 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _is_local_host(host: str) -> bool:
-    """Tell whether a Host header names this machine: a page elsewhere whose name resolves here does not."""
-    return (urlsplit(f"//{host}").hostname or "") in _LOCAL_HOSTS
+def _is_local_host(hosts: list[str]) -> bool:
+    """Tell whether the one Host header names this machine: a page elsewhere whose name resolves here does not."""
+    return len(hosts) == 1 and (urlsplit(f"//{hosts[0]}").hostname or "") in _LOCAL_HOSTS
