@@ -16,10 +16,10 @@ from smartrouter_asgi import Settings, SmartRouter
 from smartrouter_asgi.backends.ollama import OllamaBackend
 from smartrouter_asgi.testing.ollama import GIB, Fault, SimulatedModel, SimulatedOllama
 
-from .faults.test_disconnect import raw_request
 from .harness.engines import good
 from .harness.routers import chat
 from .harness.servers import RawServer, serve
+from .harness.sockets import raw_request
 
 
 def model(name: str, gib: int, **fields: Any) -> SimulatedModel:

@@ -8,10 +8,11 @@ from collections import Counter
 from typing import Any
 
 from ..harness.crowds import Crowd
-from ..harness.engines import ANSWER, good
+from ..harness.engines import ANSWER, answering, good
 from ..harness.gateways import Gateway, gateway_over
 from ..harness.routers import chat
 from ..harness.servers import Exchange, RawServer
+from ..harness.waiting import until
 
 CROWD = 1000
 ONCE = {"retry": {"enabled": False}}
@@ -23,8 +24,7 @@ def resetting(**breaker: Any) -> dict[str, Any]:
     return {**ONCE, "circuit_breaker": {"failure_threshold": 1, "reset_timeout": f"{RESET_S}s", **breaker}}
 
 
-async def boom(exchange: Exchange) -> None:
-    await exchange.answer(500, b'{"error": {"message": "boom"}}')
+boom = answering(500)
 
 
 class Holding:
@@ -47,9 +47,7 @@ class Holding:
 
 async def ready_again(gateway: Gateway) -> None:
     """Wait until the breaker would let somebody pass."""
-    async with asyncio.timeout(10 * RESET_S):
-        while gateway.router.breakers.get("b1", "chat").peek() is not None:
-            await asyncio.sleep(0.005)
+    await until(lambda: gateway.router.breakers.get("b1", "chat").peek() is None)
 
 
 async def test_row_29_a_crowd_before_an_open_breaker_is_sent_away_and_reaches_nobody():
@@ -110,6 +108,8 @@ async def test_row_31_what_began_before_a_breaker_moved_moves_it_no_more():
             assert (await probe).json() == ANSWER
             assert gateway.breaker("b1") == "closed"
             assert gateway.router.breakers.get("b1", "chat").stale == 2
+            metrics = (await gateway.client.get(f"{gateway.url}/metrics")).text
+            assert 'smartrouter_breaker_stale_outcomes{backend="b1",operation="chat"} 2.0' in metrics
             engine.script = good
 
 

@@ -16,17 +16,14 @@ import httpx
 import pytest
 import trustme
 
-from ..harness.engines import ANSWER, STREAM, good
+from ..harness.answers import error_code
+from ..harness.engines import ANSWER, STREAM, good, silent
 from ..harness.gateways import gateway_over
 from ..harness.servers import Exchange, RawServer, Script
 
 CLOCKS = {"first_token": "20s", "idle": "20s", "total": "30s", "connect": "5s"}
 HASTY = {"timeouts": {**CLOCKS, "first_token": "700ms"}}
 MIB = 1024 * 1024
-
-
-def error_code(response: httpx.Response) -> tuple[int, str]:
-    return response.status_code, response.json()["error"]["code"]
 
 
 def writing(data: bytes, then: Script) -> Script:
@@ -45,10 +42,6 @@ async def rst(exchange: Exchange) -> None:
 
 async def fin(exchange: Exchange) -> None:
     exchange.writer.close()
-
-
-async def hang(exchange: Exchange) -> None:
-    await exchange.gone()
 
 
 @pytest.mark.parametrize("name", ["engine-7.invalid", "x" * 64 + ".invalid"], ids=["unknown", "no-name-at-all"])
@@ -203,7 +196,7 @@ HINTS = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"
     "script",
     [
         dripping(b"HTTP/1.1 200 OK\r\nx: " + b"a" * 1000, piece=1, pause_s=0.05),
-        writing(HINTS * 2000, hang),
+        writing(HINTS * 2000, silent),
         dripping(HINTS * 2000, piece=len(HINTS), pause_s=0.05),
     ],
     ids=["bytes", "hints-at-once", "hints"],
@@ -269,7 +262,7 @@ async def test_row_42_a_large_body_refused_unread_counts_for_no_breaker(megabyte
 
 async def test_row_42_an_early_refusal_that_was_seen_is_final():
     """Where the connection is not cut under it."""
-    async with RawServer(refusing_unread(hang), reads_body=False) as engine, RawServer(good) as other:
+    async with RawServer(refusing_unread(silent), reads_body=False) as engine, RawServer(good) as other:
         async with gateway_over(engine, other, **ROOMY) as gateway:
             response = await gateway.ask(messages=[{"role": "user", "content": "x" * (2 * MIB)}])
             assert error_code(response) == (413, "invalid_request")

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json
 
-import httpx
 import pytest
 
-from ..harness.engines import ANSWER, DONE, ROLE, STREAM, chunk, good
+from ..harness.answers import last_error
+from ..harness.engines import ANSWER, DONE, ROLE, STREAM, chunk, good, streaming
 from ..harness.gateways import gateway_over
 from ..harness.servers import Exchange, RawServer
 
 PLAIN = json.dumps(ANSWER).encode()
-
-
-def last_error(response: httpx.Response) -> str:
-    """The code of the event a broken stream ends with; nothing may follow it."""
-    assert response.status_code == 200
-    assert "[DONE]" not in response.text
-    return json.loads(response.text.strip().split("\n\n")[-1].removeprefix("data: "))["error"]["code"]
 
 
 # -- row 19
@@ -41,18 +34,13 @@ async def test_row_19_a_model_s_failure_is_one_in_every_dialect(dialect: str):
     """The next candidate answers, the server keeps its breaker, and a client that is told learns which it was."""
     event = DIALECTS[dialect].replace(b"%s", TEXT.encode())
 
-    async def failing(exchange: Exchange) -> None:
-        await exchange.start_stream()
-        await exchange.chunk(event)
-        await exchange.end_stream()
-
-    async with RawServer(failing) as bad, RawServer(good) as engine:
+    async with RawServer(streaming(event)) as bad, RawServer(good) as engine:
         async with gateway_over(bad, engine) as gateway:
             response = await gateway.ask(stream=True)
             assert (response.content, response.headers["x-smartrouter-attempts"]) == (b"".join(STREAM), "2")
             assert gateway.breaker("b1", "stream") == "closed"
             bad.script = good
-        bad.script = failing
+        bad.script = streaming(event)
         async with gateway_over(bad, serves_on=False) as gateway:
             response = await gateway.ask(stream=True)
     error = response.json()["error"]
@@ -65,14 +53,7 @@ async def test_row_19_a_model_s_failure_is_one_in_every_dialect(dialect: str):
 @pytest.mark.parametrize("stream", [[ROLE, chunk("")], [chunk("")], []], ids=["role", "empty", "nothing"])
 async def test_row_20_an_error_ollama_swallowed_is_a_failed_attempt(stream: list[bytes]):
     """An empty chunk and a clean end under 200: nothing was said, so the next candidate answers."""
-
-    async def swallowing(exchange: Exchange) -> None:
-        await exchange.start_stream()
-        for event in stream:
-            await exchange.chunk(event)
-        await exchange.end_stream()
-
-    async with RawServer(swallowing) as bad, RawServer(good) as engine:
+    async with RawServer(streaming(*stream)) as bad, RawServer(good) as engine:
         async with gateway_over(bad, engine) as gateway:
             response = await gateway.ask(stream=True)
             assert (response.content, response.headers["x-smartrouter-attempts"]) == (b"".join(STREAM), "2")
@@ -81,16 +62,9 @@ async def test_row_20_an_error_ollama_swallowed_is_a_failed_attempt(stream: list
 
 async def test_row_20_an_error_ollama_swallowed_later_is_truncation():
     """After text it is an error event, and a failure of the engine."""
-
-    async def swallowing(exchange: Exchange) -> None:
-        await exchange.start_stream()
-        for event in [ROLE, chunk("Hel"), chunk("")]:
-            await exchange.chunk(event)
-        await exchange.end_stream()
-
-    async with RawServer(swallowing) as bad, RawServer(good) as engine:
+    async with RawServer(streaming(ROLE, chunk("Hel"), chunk(""))) as bad, RawServer(good) as engine:
         async with gateway_over(bad, engine) as gateway:
-            assert last_error(await gateway.ask(stream=True)) == "upstream_truncated"
+            assert last_error(await gateway.ask(stream=True))["code"] == "upstream_truncated"
             assert gateway.breaker("b1", "stream") == "open"
             assert engine.exchanges == []
             bad.script = good
@@ -112,10 +86,7 @@ async def test_row_24_whatever_json_allows_is_kept_byte_for_byte(said: bytes):
         if not json.loads(exchange.body).get("stream"):
             await exchange.answer(200, plain)
             return
-        await exchange.start_stream()
-        for one in events:
-            await exchange.chunk(one)
-        await exchange.end_stream()
+        await streaming(*events)(exchange)
 
     async with RawServer(odd) as engine, gateway_over(engine) as gateway:
         assert (await gateway.ask(stream=True)).content == b"".join(events)
@@ -132,14 +103,11 @@ async def test_row_24_bytes_that_are_no_utf_8_end_a_stream_with_an_error_event(b
         if not json.loads(exchange.body).get("stream"):
             await exchange.answer(200, PLAIN.replace(b"Hello", bad))
             return
-        await exchange.start_stream()
-        for one in [ROLE, chunk("Hel"), event, DONE]:
-            await exchange.chunk(one)
-        await exchange.end_stream()
+        await streaming(ROLE, chunk("Hel"), event, DONE)(exchange)
 
     async with RawServer(broken) as engine, RawServer(good) as other, gateway_over(engine, other) as gateway:
         response = await gateway.ask(stream=True)
         assert response.content.startswith(ROLE + chunk("Hel"))
         assert bad not in response.content
-        assert last_error(response) == "upstream_protocol"
+        assert last_error(response)["code"] == "upstream_protocol"
         assert (await gateway.ask()).headers["x-smartrouter-backend"] == "b2"

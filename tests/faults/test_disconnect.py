@@ -7,8 +7,6 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -19,24 +17,11 @@ from ..harness.engines import ROLE, chunk, good
 from ..harness.leaks import leaves_nothing
 from ..harness.routers import chat, in_line, router_over
 from ..harness.servers import Exchange, RawServer, serve
+from ..harness.sockets import connected, raw_request
+from ..harness.waiting import until
 
 AIM_S = 0.1
 BOUND_S = 5 * AIM_S
-
-
-@asynccontextmanager
-async def raw_request(url: str, body: dict) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Send a request over a plain socket."""
-    host, port = url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    payload = json.dumps(body).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(payload)}\r\n\r\n"
-    writer.write(head.encode() + payload)
-    await writer.drain()
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
 
 
 class Endless:
@@ -74,9 +59,7 @@ async def test_row_43_the_upstream_connection_closes_when_the_client_leaves(stre
             await asyncio.wait_for(script.closed.wait(), BOUND_S)
             assert script.closed_at is not None
             assert script.closed_at - left_at < BOUND_S
-            async with asyncio.timeout(BOUND_S):
-                while sum(router._tracker.inflight.values()) > 0:
-                    await asyncio.sleep(0.005)
+            await until(lambda: not router._tracker.inflight, within_s=BOUND_S)
             engine.script = good
             # The breaker took no notice, and the next request is served.
             async with raw_request(url, chat()) as (reader, _):
@@ -96,9 +79,7 @@ async def test_row_43_a_client_that_leaves_between_two_attempts_ends_the_wait(st
         async with serve(router) as url, leaves_nothing(router, engine, patience_s=BOUND_S):
             async with raw_request(url, chat(stream=stream)):
                 await engine.seen(1)
-                async with asyncio.timeout(BOUND_S):
-                    while engine.busy or router._tracker.inflight:
-                        await asyncio.sleep(0.005)
+                await until(lambda: not engine.busy and not router._tracker.inflight)
         assert len(engine.exchanges) == 1
         assert {state for _, _, state in router.breakers.states()} == {"closed"}
 
@@ -114,17 +95,16 @@ async def test_row_43_a_client_that_leaves_the_gate_s_queue_is_forgotten_while_t
             }
         )
         router = SmartRouter(settings)
-        assert router.gate is not None
+        gate = router.gate
+        assert gate is not None
         async with serve(router) as url:
             async with leaves_nothing(router):
                 async with raw_request(url, chat(stream=True)):
                     await engine.wait_for(lambda e: e.loading == "small:latest")
-                    assert router.gate.queue_depths() == {"local/small:latest": 1}
-                async with asyncio.timeout(BOUND_S):
-                    while router.gate.queue_depths():
-                        await asyncio.sleep(0.005)
+                    assert gate.queue_depths() == {"local/small:latest": 1}
+                await until(lambda: not gate.queue_depths(), within_s=BOUND_S)
                 assert engine.loading == "small:latest"
-            assert [held.leases for held in router.gate.snapshot().residents] == [0]
+            assert [held.leases for held in gate.snapshot().residents] == [0]
             async with raw_request(url, chat(max_tokens=2)) as (reader, _):
                 assert b"200" in await reader.readline()
         assert engine.stats.loads == 1
@@ -195,11 +175,9 @@ async def test_row_45_a_half_closed_connection_is_a_client_that_left(http: str):
 async def test_a_client_that_leaves_while_its_body_is_on_the_way_reaches_no_engine():
     """Half a body is no request."""
     async with RawServer(good) as engine, serve(router_over(engine.base_url)) as url:
-        host, port = url.removeprefix("http://").split(":")
-        _, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
-        await writer.drain()
-        writer.close()
+        async with connected(url) as (_, writer):
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+            await writer.drain()
         await writer.wait_closed()
         async with raw_request(url, chat()) as (reader, _):
             assert b"200" in await reader.readline()

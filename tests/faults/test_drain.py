@@ -26,6 +26,8 @@ from ..harness.gateways import Gateway, gateway_over
 from ..harness.leaks import leaves_nothing
 from ..harness.routers import chat
 from ..harness.servers import Exchange, RawServer, serve
+from ..harness.sockets import connected
+from ..harness.waiting import until
 
 SOON = {"timeout": "300ms"}
 BOUND_S = 10.0
@@ -103,9 +105,7 @@ async def streams(gateway: Gateway, *users: str) -> list[asyncio.Task[bytes]]:
 
 
 async def running(router: SmartRouter, count: int) -> None:
-    async with asyncio.timeout(BOUND_S):
-        while router.running != count:
-            await asyncio.sleep(0.002)
+    await until(lambda: router.running == count)
 
 
 def refused(response: httpx.Response) -> bool:
@@ -123,7 +123,7 @@ async def test_row_59_short_streams_finish_long_ones_are_told_and_nobody_new_com
     script = Engine()
     async with (
         RawServer(script) as engine,
-        gateway_over(engine, resilience={"drain": {"timeout": "1s"}}, serves_on=False) as gateway,
+        gateway_over(engine, resilience={"drain": {"timeout": "2s"}}, serves_on=False) as gateway,
     ):
         tasks = await streams(gateway, *["short", "long"] * 10)
         told = await gateway.client.post(f"{gateway.url}/admin/drain")
@@ -233,13 +233,11 @@ async def test_who_waits_for_a_slot_is_refused_when_the_limit_passes():
 
 async def test_who_is_still_sending_its_request_is_refused_when_the_limit_passes():
     async with RawServer(good) as engine, gateway_over(engine, resilience={"drain": SOON}, serves_on=False) as gateway:
-        host, port = gateway.url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b'POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{"model"')
-        await running(gateway.router, 1)
-        gateway.router.drain()
-        answer = await asyncio.wait_for(reader.read(), BOUND_S)
-        writer.close()
+        async with connected(gateway.url) as (reader, writer):
+            writer.write(b'POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{"model"')
+            await running(gateway.router, 1)
+            gateway.router.drain()
+            answer = await asyncio.wait_for(reader.read(), BOUND_S)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert answer.count(b'"code":"gateway_draining"') == 1
         assert engine.exchanges == []
@@ -277,9 +275,7 @@ async def test_who_waits_for_memory_is_refused_and_the_lease_of_a_stream_that_wa
             chunks = response.aiter_raw()
             body = await anext(chunks)
             waiting = asyncio.create_task(gateway.client.post(url, json=chat("b")))
-            async with asyncio.timeout(BOUND_S):
-                while not gate.queue_depths():
-                    await asyncio.sleep(0.005)
+            await until(gate.queue_depths)
             gateway.router.drain()
             body += b"".join([data async for data in chunks])
             assert any(resident.draining for resident in gate.snapshot().residents)

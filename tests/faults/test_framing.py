@@ -6,9 +6,9 @@ import gzip
 import json
 import tracemalloc
 
-import httpx
 import pytest
 
+from ..harness.answers import error_code, last_error
 from ..harness.engines import ANSWER, ROLE, STREAM, chunk, good
 from ..harness.gateways import gateway_over
 from ..harness.servers import Exchange, RawServer, Script
@@ -16,17 +16,6 @@ from ..harness.servers import Exchange, RawServer, Script
 PLAIN = json.dumps(ANSWER).encode()
 EVENT_STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
-
-
-def error_code(response: httpx.Response) -> tuple[int, str]:
-    return response.status_code, response.json()["error"]["code"]
-
-
-def last_error(response: httpx.Response) -> str:
-    """The code of the event a broken stream ends with; nothing may follow it."""
-    assert response.status_code == 200
-    assert "[DONE]" not in response.text
-    return json.loads(response.text.strip().split("\n\n")[-1].removeprefix("data: "))["error"]["code"]
 
 
 def saying(data: bytes, *, once: bool = False) -> Script:
@@ -99,7 +88,7 @@ async def test_row_21_framing_that_breaks_under_a_stream_is_told(garbage: bytes)
         async with RawServer(good) as engine, gateway_over(bad, engine) as gateway:
             response = await gateway.ask(stream=True)
             assert response.content.startswith(ROLE + chunk("Hel"))
-            assert last_error(response) == "upstream_protocol"
+            assert last_error(response)["code"] == "upstream_protocol"
             bad.script = good
 
 

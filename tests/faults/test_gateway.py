@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 
@@ -17,8 +16,8 @@ from ..harness.engines import ANSWER, good
 from ..harness.leaks import leaves_nothing
 from ..harness.routers import chat, router_over
 from ..harness.servers import RawServer, serve
+from ..harness.sockets import exchange, post, statuses_of
 
-BOUND_S = 5.0
 HALF = b'{"half": tr'
 BODY = json.dumps(chat()).encode()
 
@@ -79,7 +78,7 @@ async def test_row_57_half_an_answer_never_ends_like_a_whole_one(layer: Callable
     """The client sees the connection end without the last chunk."""
     app = Witness(layer(Failing()))
     async with serve(app, http=http, lifespan="off") as url:
-        answer = await exchange(url, request(BODY))
+        answer = await exchange(url, post(BODY))
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(HALF + b"\r\n")
     assert app.raised == [Bug]
@@ -92,7 +91,7 @@ async def test_row_57_a_bug_while_a_stream_is_relayed_cuts_it(http: str):
     router = SmartRouter(backends={"b1": backend})
     app = Witness(router)
     async with serve(app, http=http) as url, leaves_nothing(router):
-        answer = await exchange(url, request(json.dumps(chat("model", stream=True)).encode()))
+        answer = await exchange(url, post(json.dumps(chat("model", stream=True)).encode()))
         assert b"Hel" in answer
         assert b"[DONE]" not in answer
         assert not answer.endswith(b"\r\n0\r\n\r\n")
@@ -100,7 +99,7 @@ async def test_row_57_a_bug_while_a_stream_is_relayed_cuts_it(http: str):
         assert backend.calls[0].closed.is_set()
         assert backend.active == 0
         # The next one is served.
-        assert b" 200 " in await exchange(url, request(json.dumps(chat("model")).encode(), b"connection: close\r\n"))
+        assert b" 200 " in await exchange(url, post(json.dumps(chat("model")).encode(), b"connection: close\r\n"))
     assert app.raised == [Bug]
 
 
@@ -130,34 +129,9 @@ async def test_row_53_pipelined_requests_are_answered_one_by_one(http: str):
     async with RawServer(good) as engine:
         router = router_over(engine.base_url)
         async with serve(router, http=http) as url, leaves_nothing(router, engine):
-            answer = await exchange(url, request(BODY) + request(second) + request(BODY, b"connection: close\r\n"))
+            answer = await exchange(url, post(BODY) + post(second) + post(BODY, b"connection: close\r\n"))
     assert statuses_of(answer) == [200, 404, 200]
     ids = [line for line in answer.split(b"\r\n") if line.startswith(b"x-request-id:")]
     assert len(set(ids)) == 3
     assert answer.count(json.dumps(ANSWER).encode()) == 2
     assert len(engine.exchanges) == 2
-
-
-def request(body: bytes, extra: bytes = b"") -> bytes:
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n%b\r\n" % (len(body), extra)
-    return head + body
-
-
-def statuses_of(answer: bytes) -> list[int]:
-    """The statuses of the answers on one connection."""
-    return [int(part[1:4]) for part in answer.split(b"HTTP/1.1")[1:]]
-
-
-async def exchange(url: str, data: bytes) -> bytes:
-    """Send bytes and read until the server closes the connection."""
-    host, port = url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(data)
-    answer = b""
-    try:
-        async with asyncio.timeout(BOUND_S):
-            while part := await reader.read(65536):
-                answer += part
-    finally:
-        writer.close()
-    return answer

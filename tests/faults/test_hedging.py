@@ -14,10 +14,11 @@ from smartrouter_asgi import Settings, SmartRouter
 from smartrouter_asgi.events import AttemptFinished
 from smartrouter_asgi.resilience import BudgetBoard
 
-from ..harness.engines import DONE, ROLE, chunk, good
+from ..harness.engines import DONE, ROLE, answering, chunk, good, silent
 from ..harness.leaks import leaves_nothing
 from ..harness.routers import chat
 from ..harness.servers import Exchange, RawServer, serve
+from ..harness.waiting import until
 
 HEDGE = {"hedge": {"enabled": True, "min_samples": 3, "min_delay": "50ms"}}
 BOUND_S = 5.0
@@ -39,19 +40,7 @@ def saying(word: str, *, after: asyncio.Event | None = None) -> Callable[[Exchan
     return script
 
 
-class Silent:
-    """An engine that takes a request, says nothing, and tells when it is let go."""
-
-    def __init__(self) -> None:
-        self.let_go = asyncio.Event()
-
-    async def __call__(self, exchange: Exchange) -> None:
-        await exchange.gone()
-        self.let_go.set()
-
-
-async def failing(exchange: Exchange) -> None:
-    await exchange.answer(503, b'{"error": {"message": "no"}}')
+down = answering(503)
 
 
 class Pair:
@@ -124,12 +113,12 @@ async def pair(
 async def test_row_72_a_late_first_token_is_had_from_the_next_engine():
     """The second engine answers, the first one is let go at once, and neither breaker takes it ill."""
     async with pair() as it:
-        it.first.script = silent = Silent()
+        it.first.script = silent
         it.second.script = saying("second")
         began = time.monotonic()
         response = await it.ask()
         assert time.monotonic() - began < BOUND_S
-        await asyncio.wait_for(silent.let_go.wait(), BOUND_S)
+        await asyncio.wait_for(it.first.exchanges[-1].closed.wait(), BOUND_S)
         assert response.text.count('"second"') == 2
         assert response.text.endswith("data: [DONE]\n\n")
         assert response.headers["x-smartrouter-backend"] == "b2"
@@ -139,7 +128,7 @@ async def test_row_72_a_late_first_token_is_had_from_the_next_engine():
 
 
 async def test_a_first_token_in_time_asks_nobody_else():
-    async with pair() as it:
+    async with pair(resilience={"hedge": {**HEDGE["hedge"], "min_delay": "3s"}}) as it:
         it.first.script = saying("first")
         response = await it.ask()
         assert response.headers["x-smartrouter-backend"] == "b1"
@@ -151,12 +140,12 @@ async def test_row_72_the_first_engine_may_still_win():
     async with pair() as it:
         may_speak = asyncio.Event()
         it.first.script = saying("first", after=may_speak)
-        it.second.script = silent = Silent()
+        it.second.script = silent
         asking = asyncio.create_task(it.ask())
-        await it.second.seen(1)
+        hedge = await it.second.seen(1)
         may_speak.set()
         response = await asking
-        await asyncio.wait_for(silent.let_go.wait(), BOUND_S)
+        await asyncio.wait_for(hedge.closed.wait(), BOUND_S)
         assert response.headers["x-smartrouter-backend"] == "b1"
         assert response.headers["x-smartrouter-attempts"] == "1"
         assert response.text.count('"first"') == 2
@@ -183,12 +172,10 @@ async def test_row_72_a_hedge_that_fails_leaves_the_first_alone():
     async with pair() as it:
         may_speak = asyncio.Event()
         it.first.script = saying("first", after=may_speak)
-        it.second.script = failing
+        it.second.script = down
         asking = asyncio.create_task(it.ask())
         await it.second.seen(1)
-        async with asyncio.timeout(BOUND_S):
-            while ("b2", "upstream_error") not in it.attempts():
-                await asyncio.sleep(0.005)
+        await until(lambda: ("b2", "upstream_error") in it.attempts())
         may_speak.set()
         response = await asking
         assert response.text.count('"first"') == 2
@@ -201,16 +188,14 @@ async def test_a_first_engine_that_fails_leaves_the_hedge_alone():
 
         async def fails_late(exchange: Exchange) -> None:
             await may_fail.wait()
-            await failing(exchange)
+            await down(exchange)
 
         it.first.script = fails_late
         it.second.script = saying("second", after=may_speak)
         asking = asyncio.create_task(it.ask())
         await it.second.seen(1)
         may_fail.set()
-        async with asyncio.timeout(BOUND_S):
-            while it.attempts() != [("b1", "upstream_error")]:
-                await asyncio.sleep(0.005)
+        await until(lambda: it.attempts() == [("b1", "upstream_error")])
         may_speak.set()
         response = await asking
         assert response.text.count('"second"') == 2
@@ -223,7 +208,7 @@ async def test_when_both_fail_the_loop_goes_on_and_lists_them():
 
         async def fails_late(exchange: Exchange) -> None:
             await may_fail.wait()
-            await failing(exchange)
+            await down(exchange)
 
         it.first.script = it.second.script = fails_late
         asking = asyncio.create_task(it.ask())
@@ -240,14 +225,13 @@ async def test_when_both_fail_the_loop_goes_on_and_lists_them():
 
 async def test_a_client_that_leaves_ends_both():
     async with pair() as it:
-        it.first.script, it.second.script = one, other = Silent(), Silent()
+        it.first.script = it.second.script = silent
         asking = asyncio.create_task(it.ask())
-        await it.second.seen(1)
+        hedge = await it.second.seen(1)
         asking.cancel()
-        await asyncio.wait_for(asyncio.gather(one.let_go.wait(), other.let_go.wait()), BOUND_S)
-        async with asyncio.timeout(BOUND_S):
-            while len(it.seen) < 2:
-                await asyncio.sleep(0.005)
+        await asyncio.wait_for(it.first.exchanges[-1].closed.wait(), BOUND_S)
+        await asyncio.wait_for(hedge.closed.wait(), BOUND_S)
+        await until(lambda: len(it.seen) == 2)
         assert sorted(it.attempts()) == [("b1", "cancelled"), ("b2", "cancelled")]
         assert {state for _, _, state in it.router.breakers.states()} == {"closed"}
 
@@ -295,3 +279,28 @@ async def test_nothing_is_hedged_before_it_is_known_what_is_usual():
         assert it.second.exchanges == []
         may_speak.set()
         assert (await asking).status_code == 200
+
+
+async def test_row_72_a_stream_that_has_begun_gets_no_hedge():
+    """Its first token was in time and the rest of it may take long: nobody else is asked, nor is anything mixed in."""
+    goes_on = asyncio.Event()
+
+    async def slow_to_end(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        for event in (ROLE, chunk("first")):
+            await exchange.chunk(event)
+        await goes_on.wait()
+        for event in (chunk(finish="stop"), DONE):
+            await exchange.chunk(event)
+        await exchange.end_stream()
+
+    async with pair() as it:
+        asked = len(it.second.exchanges)
+        it.first.script = slow_to_end
+        asking = asyncio.create_task(it.ask())
+        await asyncio.sleep(0.5)  # ten times the delay of a hedge: what must not happen has no event
+        goes_on.set()
+        response = await asking
+        assert response.text.count("data: ") == 4
+        assert len(it.second.exchanges) == asked
+        assert it.attempts() == [("b1", "ok")]

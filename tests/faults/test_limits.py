@@ -14,8 +14,11 @@ from smartrouter_asgi import Settings, SmartRouter
 from smartrouter_asgi.resilience.concurrency import ConcurrencyLimits
 
 from ..harness.engines import chunk, good
+from ..harness.leaks import leaves_nothing
 from ..harness.routers import chat, router_over
 from ..harness.servers import Exchange, RawServer, serve
+from ..harness.sockets import raw_request
+from ..harness.waiting import until
 
 BOUND_S = 0.5  # five times the aim: what a client leaves behind is gone within 100 ms
 
@@ -107,9 +110,7 @@ def short_line(monkeypatch: pytest.MonkeyPatch) -> ConcurrencyLimits:
 
 async def depth(limits: ConcurrencyLimits, count: int) -> None:
     """Wait until so many stand in line."""
-    async with asyncio.timeout(10 * BOUND_S):
-        while limits.depths()["b"] != count:
-            await asyncio.sleep(0.005)
+    await until(lambda: limits.depths()["b"] == count)
 
 
 @pytest.mark.parametrize("service_s", [0.15, 1.2])
@@ -210,27 +211,32 @@ async def test_an_untried_candidate_is_asked_at_once():
     assert "/slots" not in bad.paths
 
 
-async def test_row_46_a_reader_that_stalls_is_cut_off():
-    """It holds an engine: after `client_stall`, or at the deadline, it holds it no longer."""
-    closed = asyncio.Event()
+@pytest.mark.parametrize("clock", ["client_stall", "total"])
+async def test_row_46_a_reader_that_stalls_is_cut_off(clock: str):
+    """It holds an engine: after `client_stall`, or at the deadline, it holds it no longer.
+
+    Meanwhile the engine gets rid of no more than the sockets on the way take, and its breaker hears of nothing.
+    """
+    closed, sent_bytes = asyncio.Event(), 0
 
     async def firehose(exchange: Exchange) -> None:
+        nonlocal sent_bytes
         await exchange.start_stream()
-        event = chunk("x" * 4000)
+        event = chunk("x" * 4000) * 8
         try:
             while not exchange.writer.is_closing():
-                await exchange.chunk(event * 8)
+                await exchange.chunk(event)
+                sent_bytes += len(event)
         except ConnectionError:
             pass
         closed.set()
 
     async with RawServer(firehose) as engine:
-        router = router_over(engine.base_url, resilience={"timeouts": {"client_stall": "500ms"}})
-        async with serve(router) as url:
-            host, port = url.removeprefix("http://").split(":")
-            _, writer = await asyncio.open_connection(host, int(port), limit=1024)
-            body = b'{"model": "chat", "messages": [], "stream": true}'
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
-            writer.write(head.encode() + body)
-            await asyncio.wait_for(closed.wait(), 10)
-            writer.close()
+        router = router_over(engine.base_url, resilience={"timeouts": {clock: "500ms"}})
+        async with serve(router) as url, leaves_nothing(router, engine):
+            started = time.monotonic()
+            async with raw_request(url, chat(stream=True)):
+                await asyncio.wait_for(closed.wait(), 10)
+                assert time.monotonic() - started >= 0.4
+    assert sent_bytes < 32_000_000
+    assert {state for _, _, state in router.breakers.states()} == {"closed"}

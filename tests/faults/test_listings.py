@@ -12,22 +12,15 @@ import pytest
 
 from smartrouter_asgi import Settings, SmartRouter
 
-from ..harness.engines import ANSWER, good
+from ..harness.engines import ANSWER, answering, good, silent
 from ..harness.routers import chat
 from ..harness.servers import Exchange, RawServer, Script, serve
 
 MODEL = {"id": "engine-model", "object": "model"}
 
 
-def listing(body: bytes, status: int = 200) -> Script:
-    async def script(exchange: Exchange) -> None:
-        await exchange.answer(status, body)
-
-    return script
-
-
-async def hang(exchange: Exchange) -> None:
-    await exchange.gone()
+def listing(body: bytes) -> Script:
+    return answering(200, body)
 
 
 def models(*ids: object) -> bytes:
@@ -37,8 +30,8 @@ def models(*ids: object) -> bytes:
 @pytest.mark.parametrize(
     "broken",
     [
-        hang,
-        listing(b'{"error": "boom"}', 500),
+        silent,
+        answering(500),
         listing(b"<html>"),
         listing(b'{"object": "list"}'),
         listing(b'{"object": "list", "data": "' + b"x" * 5_000_000 + b'"}'),

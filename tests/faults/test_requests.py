@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import time
@@ -10,9 +11,14 @@ import time
 import httpx
 import pytest
 
+from smartrouter_asgi import Catalog, ModelResolutionMiddleware, SmartRouter
+from smartrouter_asgi._asgi import BodyLimits
+from smartrouter_asgi.types import Secret
+
 from ..harness.engines import ANSWER, chunk, good
 from ..harness.routers import chat, router_over
 from ..harness.servers import Exchange, RawServer, serve
+from ..harness.sockets import connected, exchange, statuses_of
 
 GOOD_BODY = json.dumps(chat()).encode()
 
@@ -32,6 +38,8 @@ async def post(body: bytes, headers: dict[str, str] | None = None) -> tuple[http
         (b"nope", "invalid_json", None),
         (b"[]", "invalid_json", None),
         (b"\xef\xbb\xbf" + GOOD_BODY, "invalid_json", None),
+        (gzip.compress(GOOD_BODY, mtime=0), "invalid_json", None),
+        (rb'{"model": "\ud800", "messages": []}', "invalid_json", None),
         (GOOD_BODY[:-3], "invalid_json", None),
         (b'{"model": NaN, "messages": []}', "invalid_json", None),
         (b'{"a":' * 100_000, "invalid_json", None),
@@ -64,6 +72,13 @@ async def test_row_49_a_body_that_cannot_be_used_is_400_and_reaches_no_engine(
     )
     assert asked == 0
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+async def test_row_49_a_content_type_does_not_matter(content_type: str):
+    """The body is JSON or it is not; clients that say something else are many."""
+    response, asked = await post(GOOD_BODY, {"content-type": content_type})
+    assert (response.json(), asked) == (ANSWER, 1)
 
 
 async def test_row_49_a_duplicated_key_cannot_split_what_is_checked_from_what_runs():
@@ -102,9 +117,14 @@ async def test_numbers_and_unknown_fields_reach_the_engine_as_they_were():
 @pytest.mark.parametrize(
     "name", ["nope", "x" * 10_000, "../etc/passwd", "http://evil/x", "\x1b[31m", "<script>", "a\r\nb: c", "chat "]
 )
-async def test_row_50_an_unknown_model_is_404_and_its_name_goes_nowhere(name: str):
-    """Looked up in a table, never sent upstream."""
+async def test_row_50_an_unknown_model_is_404_and_its_name_goes_nowhere(name: str, caplog: pytest.LogCaptureFixture):
+    """Looked up in a table, never sent upstream, and told to no log line but as `other`."""
+    caplog.set_level(logging.DEBUG, "smartrouter_asgi")
     response, asked = await post(json.dumps(chat(name)).encode())
+    lines = [record.getMessage() for record in caplog.records if record.name == "smartrouter_asgi.requests"]
+    assert len(lines) == 1
+    assert " chat other -> other 404 model_not_found " in lines[0]
+    assert "\n" not in caplog.text.strip()
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "model_not_found"
     assert len(response.content) < 1000
@@ -122,43 +142,36 @@ async def test_row_48_a_body_over_the_limit_is_413_and_the_rest_is_not_read(hone
     """By its Content-Length at once, chunked as soon as it is over; the connection is then closed."""
     async with RawServer(good) as engine:
         router = router_over(engine.base_url, server={"max_body": "64KiB"})
+        begin = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+        if honest:
+            begin += b"content-length: 1000000000\r\n\r\n" + b"x" * 1000
+        else:
+            begin += b"transfer-encoding: chunked\r\n\r\n" + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 2
         async with serve(router) as url:
-            host, port = url.removeprefix("http://").split(":")
-            reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n")
-            if honest:
-                writer.write(b"content-length: 1000000000\r\n\r\n" + b"x" * 1000)
-            else:
-                writer.write(b"transfer-encoding: chunked\r\n\r\n" + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 2)
-            answer = b""
-            try:
-                async with asyncio.timeout(5):
-                    while part := await reader.read(4096):
-                        answer += part
-            except ConnectionError:  # what was not read is thrown away: the connection ends with a reset
-                pass
-            assert b" 413 " in answer.split(b"\r\n")[0]
-            assert b"body_too_large" in answer
-            writer.close()
+            answer = await exchange(url, begin)
+    assert statuses_of(answer) == [413]
+    assert b"body_too_large" in answer
     assert engine.exchanges == []
 
 
 async def test_row_47_a_body_that_drips_is_408():
-    """A slow body holds nothing for longer than its timeout."""
-    from smartrouter_asgi._asgi import BodyLimits
-    from smartrouter_asgi.middleware.resolution import ModelResolutionMiddleware
-    from smartrouter_asgi.routing.catalog import Catalog
+    """A byte now and then wins no time, and nothing is held before the body is whole."""
+    app = ModelResolutionMiddleware(_never, catalog=Catalog(), body=BodyLimits(timeout_s=0.3))
+    async with serve(app) as url, connected(url) as (reader, writer):
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n")
 
-    app = ModelResolutionMiddleware(_never, catalog=Catalog(), body=BodyLimits(timeout_s=0.2))
-    async with serve(app) as url:
-        host, port = url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
-        await writer.drain()
-        answer = await asyncio.wait_for(reader.read(), 5)
-        assert b" 408 " in answer.split(b"\r\n")[0]
-        assert b"body_timeout" in answer
-        writer.close()
+        async def drip() -> None:
+            while True:
+                writer.write(b"{")
+                await asyncio.sleep(0.02)
+
+        dripping = asyncio.create_task(drip())
+        try:
+            line = await asyncio.wait_for(reader.readline(), 5)
+        finally:
+            dripping.cancel()
+        assert b" 408 " in line
+        assert b"body_timeout" in await asyncio.wait_for(reader.read(), 5)
 
 
 async def _never(scope, receive, send):
@@ -179,15 +192,24 @@ async def test_row_52_nothing_of_the_client_s_headers_reaches_the_engine():
                 "x-conversation-id": "client-canary",
                 "x-forwarded-for": "client-canary",
                 "connection": "authorization, x-foo",
+                "x-foo": "client-canary",
+                "keep-alive": "client-canary",
+                "te": "client-canary",
+                "proxy-authorization": "client-canary",
+                "range": "bytes=7-canary",
+                **{f"x-{number}": "client-canary" for number in range(1000)},
             },
         )
     assert b"client-canary" not in engine.exchanges[0].head
     assert b"authorization" not in engine.exchanges[0].head.lower()
+    assert b"range" not in engine.exchanges[0].head.lower()
+    assert len(engine.exchanges[0].head) < 1000
 
 
 async def test_row_56_the_backend_s_key_shows_nowhere(caplog: pytest.LogCaptureFixture):
     """Not in errors, logs, metrics, health, admin or repr; nor does the engine's URL or the prompt."""
     caplog.set_level(logging.DEBUG, "smartrouter_asgi")
+    begun = asyncio.Event()
 
     async def echoing(exchange: Exchange) -> None:
         key = exchange.header("authorization").removeprefix("Bearer ")
@@ -195,7 +217,7 @@ async def test_row_56_the_backend_s_key_shows_nowhere(caplog: pytest.LogCaptureF
         if b'"stream": true' in exchange.body or b'"stream":true' in exchange.body:
             await exchange.start_stream()
             await exchange.chunk(chunk("Hel"))
-            await asyncio.sleep(0.2)  # else both come in one read, and nothing is committed yet
+            await begun.wait()
             await exchange.chunk(b"data: " + json.dumps(error).encode() + b"\n\n")
             await exchange.end_stream()
         else:
@@ -205,16 +227,19 @@ async def test_row_56_the_backend_s_key_shows_nowhere(caplog: pytest.LogCaptureF
         router = router_over(engine.base_url)
         backend = router.settings.backends["b1"].model_copy(update={"api_keys": _secrets("canary7f3a9bQQ")})
         settings = router.settings.model_copy(update={"backends": {"b1": backend}})
-        from smartrouter_asgi import SmartRouter
-
         router = SmartRouter(settings)
         async with serve(router) as url, httpx.AsyncClient() as client:
             shown = [repr(router.backends), repr(settings)]
             for request in (chat(), chat(stream=True)):
-                response = await client.post(f"{url}/v1/chat/completions", json=request)
+                async with client.stream("POST", f"{url}/v1/chat/completions", json=request) as response:
+                    text = ""
+                    async for part in response.aiter_text():
+                        text += part
+                        begun.set()
                 assert response.status_code == (200 if request.get("stream") else 400)
-                assert "[key]" in response.text
-                shown.append(response.text)
+                assert "[key]" in text
+                shown.append(text)
+                begun.clear()
             for path in ("/health", "/metrics", "/admin/backends", "/admin/vram", "/v1/models"):
                 shown.append((await client.get(f"{url}{path}")).text)
     assert b"Bearer canary7f3a9bQQ" in engine.exchanges[0].head
@@ -224,8 +249,6 @@ async def test_row_56_the_backend_s_key_shows_nowhere(caplog: pytest.LogCaptureF
 
 
 def _secrets(*values: str):
-    from smartrouter_asgi.types import Secret
-
     return tuple(Secret(value) for value in values)
 
 
@@ -239,6 +262,7 @@ def _secrets(*values: str):
         ("GET", "/v1/model", 404, "not_found", "/v1/models"),
         ("POST", "/", 404, "not_found", "/v1/chat/completions"),
         ("OPTIONS", "/v1/chat/completions", 405, "method_not_allowed", "POST"),
+        ("PUT", "/v1/embeddings", 405, "method_not_allowed", "POST"),
     ],
 )
 async def test_row_54_a_wrong_path_or_method_names_the_right_one(
@@ -254,6 +278,55 @@ async def test_row_54_a_wrong_path_or_method_names_the_right_one(
     assert engine.exchanges == []
     if status == 405:
         assert hint in response.headers["allow"]
+
+
+UPGRADE = (
+    b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+@pytest.mark.parametrize(
+    ("line", "extra", "statuses"),
+    [
+        (b"HEAD /v1/chat/completions", b"connection: close\r\n", {405}),
+        (b"GET /v1/chat/completions", UPGRADE, {403}),
+        (b"OPTIONS *", b"connection: close\r\n", {404}),
+        (b"PRI *", b"connection: close\r\n", {404}),
+    ],
+    ids=["head", "websocket", "options *", "pri *"],
+)
+async def test_row_54_what_is_no_request_for_an_answer_reaches_no_engine(
+    line: bytes, extra: bytes, statuses: set[int], http: str
+):
+    """Neither a head alone, nor a socket, nor the beginning of another protocol."""
+    async with RawServer(good) as engine, serve(router_over(engine.base_url), http=http) as url:
+        answer = await exchange(url, line + b" HTTP/1.1\r\nhost: x\r\n" + extra + b"\r\n")
+    assert set(statuses_of(answer)) <= statuses | {400}, "the server may refuse by itself"
+    assert answer
+    assert engine.exchanges == []
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+@pytest.mark.parametrize(
+    ("target", "hosts"),
+    [
+        (b"/admin/backends", b"host: localhost\r\nhost: evil.example\r\n"),
+        (b"/admin/backends", b"host: evil.example\r\nhost: localhost\r\n"),
+        (b"//admin/backends", b"host: evil.example\r\n"),
+        (b"/v1/../admin/backends", b"host: evil.example\r\n"),
+        (b"/%61dmin/backends", b"host: evil.example\r\n"),
+        (b"admin/backends", b"host: evil.example\r\n"),
+        (b"http://localhost/admin/backends", b"host: evil.example\r\n"),
+    ],
+)
+async def test_row_51_no_way_of_writing_a_target_or_host_opens_what_is_closed(target: bytes, hosts: bytes, http: str):
+    """Two hosts are none, and another way to the same path has the same guard."""
+    async with RawServer(good) as engine, serve(router_over(engine.base_url), http=http) as url:
+        answer = await exchange(url, b"GET " + target + b" HTTP/1.1\r\n" + hosts + b"connection: close\r\n\r\n")
+    assert statuses_of(answer)[0] in (400, 403, 404)
+    assert b'"b1"' not in answer
 
 
 async def test_row_51_a_host_header_changes_no_decision():

@@ -1,4 +1,4 @@
-"""What one failing model, or one busy provider, means for the requests that follow; and what the deadline answers."""
+"""What one answering model, or one busy provider, means for the requests that follow; and what the deadline answers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ import httpx
 
 from smartrouter_asgi import SmartRouter
 
-from ..harness.engines import ANSWER, good
+from ..harness.engines import ANSWER, answering, good, silent
 from ..harness.leaks import leaves_nothing
 from ..harness.routers import chat, router_over
 from ..harness.servers import Exchange, RawServer, Script, serve
+from ..harness.waiting import until
 
 
-def answering(status: int, message: str, extra: str = "") -> Script:
-    async def script(exchange: Exchange) -> None:
-        await exchange.answer(status, b'{"error": {"message": "%s"}}' % message.encode(), extra=extra)
-
-    return script
+def telling(status: int, message: str, extra: str = "") -> Script:
+    return answering(status, b'{"error": {"message": "%s"}}' % message.encode(), extra)
 
 
-UNLOADABLE = answering(500, "model name=x failed to load")
+UNLOADABLE = telling(500, "model name=x failed to load")
 
 
 async def ask(client: httpx.AsyncClient, text: str = "hi") -> httpx.Response:
@@ -83,7 +81,7 @@ async def test_one_client_s_odd_request_takes_the_model_from_nobody():
 
         async def breaks_on_odd(exchange: Exchange) -> None:
             if b"odd" in exchange.body:
-                await answering(500, "requires more system memory (9 GiB) than is available (8 GiB)")(exchange)
+                await telling(500, "requires more system memory (9 GiB) than is available (8 GiB)")(exchange)
             else:
                 await good(exchange)
 
@@ -97,7 +95,7 @@ async def test_one_client_s_odd_request_takes_the_model_from_nobody():
 
 async def test_row_26_a_pause_that_one_request_was_asked_for_holds_for_the_next_one():
     """Retry-After is of the deployment, not of the request that happened to hear it."""
-    limited = answering(429, "slow down", "retry-after: 1\r\n")
+    limited = telling(429, "slow down", "retry-after: 1\r\n")
     async with RawServer(limited) as busy, RawServer(good) as engine:
         router = router_over(busy.base_url, engine.base_url)
         async with serve(router) as url, httpx.AsyncClient(base_url=url) as client:
@@ -114,7 +112,7 @@ async def test_row_26_a_pause_that_one_request_was_asked_for_holds_for_the_next_
 
 
 async def test_row_26_with_nobody_else_the_next_request_waits_for_the_pause_to_end():
-    limited = answering(429, "slow down", "retry-after: 1\r\n")
+    limited = telling(429, "slow down", "retry-after: 1\r\n")
     async with RawServer(limited) as engine:
         router = router_over(engine.base_url, resilience={"retry": {"max_retries": 1}})
         async with serve(router) as url, httpx.AsyncClient(base_url=url) as client:
@@ -122,9 +120,7 @@ async def test_row_26_with_nobody_else_the_next_request_waits_for_the_pause_to_e
             await engine.seen(1)
             began = time.monotonic()
             engine.script = good
-            async with asyncio.timeout(10):
-                while not router.rests.states(time.monotonic()):
-                    await asyncio.sleep(0.005)
+            await until(lambda: router.rests.states(time.monotonic()))
             second = await ask(client)
             assert second.json() == ANSWER
             assert time.monotonic() - began >= 0.9
@@ -132,7 +128,7 @@ async def test_row_26_with_nobody_else_the_next_request_waits_for_the_pause_to_e
 
 
 async def test_a_pause_too_long_to_wait_for_is_told_to_the_client():
-    limited = answering(429, "slow down", "retry-after: 200\r\n")
+    limited = telling(429, "slow down", "retry-after: 200\r\n")
     async with RawServer(limited) as engine:
         router = router_over(engine.base_url)
         async with serve(router) as url, httpx.AsyncClient(base_url=url) as client:
@@ -145,11 +141,7 @@ async def test_a_pause_too_long_to_wait_for_is_told_to_the_client():
 
 async def test_a_spent_deadline_tells_the_client_not_to_retry_and_lists_what_was_tried():
     """504 deadline_exceeded: an SDK would retry a 504 by itself, on a route that has had all its time."""
-
-    async def silent(exchange: Exchange) -> None:
-        await exchange.gone()
-
-    async with RawServer(answering(503, "down")) as bad, RawServer(silent) as engine:
+    async with RawServer(telling(503, "down")) as bad, RawServer(silent) as engine:
         router = router_over(bad.base_url, engine.base_url, resilience={"timeouts": {"total": "300ms"}})
         async with serve(router) as url, httpx.AsyncClient(base_url=url) as client:
             async with leaves_nothing(router, bad, engine):

@@ -5,27 +5,19 @@ from __future__ import annotations
 import time
 from email.utils import formatdate
 
-import httpx
 import pytest
 
-from ..harness.engines import ANSWER, good
+from ..harness.answers import error_code
+from ..harness.engines import ANSWER, answering, good
 from ..harness.gateways import gateway_over
 from ..harness.servers import Exchange, RawServer, Script
-
-
-def error_code(response: httpx.Response) -> tuple[int, str]:
-    return response.status_code, response.json()["error"]["code"]
-
 
 FAR = "Fri, 31 Dec 9999 23:59:59 GMT"
 NONSENSE = ["-1", "nan", "1e999", "1,2", "x" * 10_240, "9" * 10_240, formatdate(1_000_000_000, usegmt=True), ""]
 
 
 def limited(value: str) -> Script:
-    async def script(exchange: Exchange) -> None:
-        await exchange.answer(429, b'{"error": {"message": "slow down"}}', extra=f"retry-after: {value}\r\n")
-
-    return script
+    return answering(429, b'{"error": {"message": "slow down"}}', f"retry-after: {value}\r\n")
 
 
 RICH = {"retry": {"base_delay": "5ms", "max_delay": "10ms", "budget": {"reserve": 1000}}}

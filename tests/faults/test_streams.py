@@ -3,87 +3,77 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
+import tracemalloc
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
 import pytest
 
-from ..harness.engines import DONE, ROLE, STREAM, chunk, good
-from ..harness.routers import chat, router_over
-from ..harness.servers import Exchange, RawServer, Script, serve
+from ..harness.answers import last_error
+from ..harness.engines import DONE, ROLE, STREAM, chunk, good, silent, streaming
+from ..harness.gateways import gateway_over
+from ..harness.routers import chat
+from ..harness.servers import Exchange, RawServer, Script
 
 PATIENT = {"first_token": "10s", "idle": "10s", "total": "20s", "connect": "1s"}
-HASTY = {**PATIENT, "first_token": "1500ms"}
+HASTY = {**PATIENT, "first_token": "700ms"}
 RESTLESS = {**PATIENT, "idle": "700ms"}
 
 
 async def ask(
     *scripts: Script, body: dict[str, Any] | None = None, **settings: Any
 ) -> tuple[httpx.Response, list[int]]:
-    """Ask a router over scripted engines; return its answer and how often each engine was asked."""
-    engines = [RawServer(script) for script in scripts]
-    for engine in engines:
-        await engine.__aenter__()
-    try:
-        resilience = {"timeouts": PATIENT, "retry": {"base_delay": "5ms", "max_delay": "10ms"}, **settings}
-        router = router_over(*[engine.base_url for engine in engines], resilience=resilience)
-        async with serve(router) as url, httpx.AsyncClient(timeout=10) as client:
-            response = await client.post(f"{url}/v1/chat/completions", json=body or chat(stream=True))
-        return response, [len(engine.exchanges) for engine in engines]
-    finally:
-        for engine in engines:
-            await engine.__aexit__(None, None, None)
+    """Ask a router over scripted engines; return its answer and how often each engine was asked. Nothing is left."""
+    resilience = {"timeouts": PATIENT, "retry": {"base_delay": "5ms", "max_delay": "10ms"}, **settings}
+    async with AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(RawServer(script)) for script in scripts]
+        gateway = await stack.enter_async_context(gateway_over(*engines, resilience=resilience, serves_on=False))
+        response = await gateway.client.post(f"{gateway.url}/v1/chat/completions", json=body or chat(stream=True))
+    return response, [len(engine.exchanges) for engine in engines]
 
 
-def streaming(*events: bytes, end: str = "clean") -> Script:
-    """An engine that sends these events and then ends: clean, fin, rst or hang."""
-
-    async def script(exchange: Exchange) -> None:
-        await exchange.start_stream()
-        for event in events:
-            await exchange.chunk(event)
-        if end == "clean":
-            await exchange.end_stream()
-        elif end == "fin":
-            exchange.writer.close()
-        elif end == "rst":
-            exchange.reset()
-        else:
-            await exchange.gone()
-
-    return script
+async def broken_off(script: Script) -> httpx.Response:
+    """Ask engines of which the first breaks off: nobody else is asked, and it is held against it."""
+    async with RawServer(script) as bad, RawServer(good) as other, gateway_over(bad, other) as gateway:
+        response = await gateway.ask(stream=True)
+        assert other.exchanges == []
+        assert gateway.breaker("b1", "stream") == "open"
+        bad.script = good
+    return response
 
 
-def error_of(response: httpx.Response) -> dict[str, Any]:
-    """The error a broken stream ends with; nothing may follow it."""
-    events = response.text.strip().split("\n\n")
-    assert "[DONE]" not in response.text
-    return json.loads(events[-1].removeprefix("data: "))["error"]
-
-
-@pytest.mark.parametrize("end", ["fin", "rst"])
+@pytest.mark.parametrize("end", ["fin", "rst", "half"])
 async def test_row_14_a_connection_cut_in_the_middle_is_told(end: str):
-    """Delivered chunks, then `upstream_disconnected`."""
-    response, _ = await ask(streaming(ROLE, chunk("Hel"), end=end))
-    assert response.status_code == 200
-    assert response.text.startswith((ROLE + chunk("Hel")).decode())
-    assert error_of(response)["code"] == "upstream_disconnected"
+    """Delivered chunks, then `upstream_disconnected`; also in the middle of a chunk."""
+    response = await broken_off(streaming(ROLE, chunk("Hel"), end=end))
+    assert response.content.startswith(ROLE + chunk("Hel") + b'data: {"error"')
+    assert last_error(response)["code"] == "upstream_disconnected"
 
 
 async def test_row_15_a_clean_end_without_a_terminal_event_is_truncation():
-    """EOF without finish_reason or [DONE] is never success."""
-    response, _ = await ask(streaming(ROLE, chunk("Hel")))
-    assert error_of(response)["code"] == "upstream_truncated"
+    """EOF without finish_reason or [DONE] is never success, for the client or for the breaker."""
+    response = await broken_off(streaming(ROLE, chunk("Hel")))
+    assert last_error(response)["code"] == "upstream_truncated"
 
 
-async def test_row_16_half_an_event_is_never_forwarded():
+@pytest.mark.parametrize("end", ["clean", "fin"])
+@pytest.mark.parametrize(
+    "half",
+    [
+        b'data: {"choices": [{"delta": {"content": "unfin',
+        b'data: {"choices": [{"delta": {"content": "\xe2\x82',
+        b"dat",
+        chunk("lo")[:-1],
+    ],
+    ids=["JSON", "character", "field", "line end"],
+)
+async def test_row_16_half_an_event_is_never_forwarded(half: bytes, end: str):
     """What has no blank line after it is dropped."""
-    half = b'data: {"choices": [{"delta": {"content": "unfin'
-    response, _ = await ask(streaming(ROLE, chunk("Hel"), half))
-    assert half.decode() not in response.text
-    assert error_of(response)["code"] == "upstream_truncated"
+    response, _ = await ask(streaming(ROLE, chunk("Hel"), half, end=end))
+    assert response.content.startswith(ROLE + chunk("Hel") + b'data: {"error"')
+    assert last_error(response)["code"] == ("upstream_truncated" if end == "clean" else "upstream_disconnected")
 
 
 async def test_row_17_a_missing_done_is_added_after_a_finish():
@@ -95,7 +85,7 @@ async def test_row_17_a_missing_done_is_added_after_a_finish():
 async def test_row_11_silence_in_the_middle_ends_the_stream():
     """The idle clock ends it, and nobody else is asked."""
     response, asked = await ask(streaming(ROLE, chunk("Hel"), end="hang"), good, timeouts=RESTLESS)
-    assert error_of(response)["code"] == "upstream_idle_timeout"
+    assert last_error(response)["code"] == "upstream_idle_timeout"
     assert asked == [1, 0]
 
 
@@ -114,33 +104,49 @@ async def test_row_10_a_role_and_then_nothing_is_a_failed_attempt():
     assert asked == [1, 1]
 
 
+async def test_row_8_no_headers_at_all_is_a_failed_attempt():
+    """The next candidate answers."""
+    response, asked = await ask(silent, good, timeouts=HASTY)
+    assert (response.content, asked) == (b"".join(STREAM), [1, 1])
+
+
 async def test_row_8_no_headers_at_all_times_out():
-    """With nobody else to ask the answer is 504."""
-
-    async def silent(exchange: Exchange) -> None:
-        await exchange.gone()
-
-    response, asked = await ask(silent, timeouts=HASTY)
+    """With nobody else to ask the answer is 504, and each was asked once."""
+    started = time.monotonic()
+    response, asked = await ask(silent, silent, timeouts=HASTY)
+    assert 1.4 <= time.monotonic() - started < 7, "twice the first token's clock"
     assert response.status_code == 504
     assert response.json()["error"]["code"] == "first_token_timeout"
-    assert asked == [1]
+    assert asked == [1, 1]
 
 
-async def test_row_12_comments_for_ever_do_not_keep_a_stream_alive():
-    """Pings feed no clock, before commit or after."""
+def for_ever(begin: bytes, again: bytes) -> Script:
+    """An engine that says the same again and again, as long as somebody listens."""
 
-    async def pinging(exchange: Exchange) -> None:
+    async def script(exchange: Exchange) -> None:
         await exchange.start_stream()
-        await exchange.chunk(ROLE + chunk("Hel"))
+        await exchange.chunk(begin)
         try:
             while not exchange.writer.is_closing():
-                await exchange.chunk(b": ping\n\n")
+                await exchange.chunk(again)
                 await asyncio.sleep(0.05)
         except ConnectionError:
             return
 
-    response, _ = await ask(pinging, timeouts=RESTLESS)
-    assert error_of(response)["code"] == "upstream_idle_timeout"
+    return script
+
+
+async def test_row_12_comments_for_ever_do_not_keep_a_stream_alive():
+    """Pings feed no clock after commit."""
+    response, _ = await ask(for_ever(ROLE + chunk("Hel"), b": ping\n\n"), timeouts=RESTLESS)
+    assert last_error(response)["code"] == "upstream_idle_timeout"
+
+
+@pytest.mark.parametrize("again", [b": ping\n\n", chunk(""), ROLE], ids=["comments", "empty deltas", "roles"])
+async def test_row_12_what_says_nothing_does_not_keep_an_attempt_alive(again: bytes):
+    """Nor before it: the next candidate answers."""
+    response, asked = await ask(for_ever(ROLE, again), good, timeouts=HASTY)
+    assert (response.content, asked) == (b"".join(STREAM), [1, 1])
 
 
 async def test_row_18_an_error_as_first_event_is_a_failed_attempt():
@@ -152,6 +158,22 @@ async def test_row_18_an_error_as_first_event_is_a_failed_attempt():
     response, _ = await ask(streaming(error), retry={"enabled": False})
     assert response.status_code == 503
     assert response.json()["error"]["message"] == "boom"
+
+
+@pytest.mark.parametrize(
+    ("message", "breaker"), [("boom", "open"), ("llama runner process has terminated: exit status 2", "closed")]
+)
+async def test_row_18_a_later_error_is_passed_on_and_counts_by_its_class(message: str, breaker: str):
+    """As one error event; nobody else is asked. A model's failure says nothing against its server."""
+    error = b'data: {"error": {"message": "%s", "code": 500}}\n\n' % message.encode()
+    script = streaming(ROLE, chunk("H"), chunk("e"), chunk("l"), error)
+    async with RawServer(script) as bad, RawServer(good) as other, gateway_over(bad, other) as gateway:
+        response = await gateway.ask(stream=True)
+        assert response.content.startswith(ROLE + chunk("H") + chunk("e") + chunk("l") + b'data: {"error"')
+        assert last_error(response)["message"] == message
+        assert other.exchanges == []
+        assert gateway.breaker("b1", "stream") == breaker
+        bad.script = good
 
 
 @pytest.mark.parametrize(
@@ -169,7 +191,7 @@ async def test_row_18_an_error_as_first_event_is_a_failed_attempt():
 async def test_row_19_every_dialect_of_error_in_a_stream_becomes_one(event: bytes):
     """The OpenAI SDK raises on the one form that is sent."""
     response, _ = await ask(streaming(ROLE, chunk("Hel"), event))
-    assert error_of(response)["message"] == "boom"
+    assert last_error(response)["message"] == "boom"
 
 
 @pytest.mark.parametrize(
@@ -190,12 +212,33 @@ async def test_row_19_what_is_no_stream_is_an_error_status(content_type: str, bo
     assert response.status_code == status
 
 
-async def test_row_22_an_endless_event_is_refused():
-    """An event over the limit ends the stream."""
-    response, _ = await ask(
-        streaming(ROLE, chunk("Hel"), b'data: {"x": "', *[b"x" * 65536] * 20, end="hang"), timeouts=PATIENT
-    )
-    assert error_of(response)["code"] == "event_too_large"
+@pytest.mark.parametrize("begun", [True, False])
+async def test_row_22_an_endless_event_is_refused(begun: bool):
+    """It ends the stream, or the attempt, and its 200 MB are never held."""
+    left = 200 * 16
+
+    async def endless(exchange: Exchange) -> None:
+        nonlocal left
+        await exchange.start_stream()
+        await exchange.chunk((ROLE + chunk("Hel") if begun else b"") + b'data: {"x": "')
+        try:
+            while left and not exchange.writer.is_closing():
+                await exchange.chunk(b"x" * 65536)
+                left -= 1
+        except ConnectionError:
+            return
+
+    tracemalloc.start()
+    try:
+        response, asked = await ask(endless, good)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert left
+    assert peak_bytes < 16_000_000
+    if begun:
+        assert last_error(response)["code"] == "event_too_large"
+    assert asked == ([1, 0] if begun else [1, 1])
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -224,25 +267,15 @@ async def test_row_13_a_slow_stream_within_its_limits_passes():
 
 async def test_the_deadline_ends_a_stream_that_never_does():
     """A committed stream at its deadline ends with `stream_deadline`."""
-
-    async def endless(exchange: Exchange) -> None:
-        await exchange.start_stream()
-        try:
-            while not exchange.writer.is_closing():
-                await exchange.chunk(chunk("x"))
-                await asyncio.sleep(0.02)
-        except ConnectionError:
-            return
-
-    response, _ = await ask(endless, timeouts={**PATIENT, "total": "1500ms"})
-    assert error_of(response)["code"] == "stream_deadline"
+    response, _ = await ask(for_ever(ROLE, chunk("x")), timeouts={**PATIENT, "total": "1500ms"})
+    assert last_error(response)["code"] == "stream_deadline"
 
 
 async def test_what_was_whole_before_a_broken_event_is_delivered():
     """A good event and a broken one in a single read: the first still reaches the client."""
     response, _ = await ask(streaming(ROLE + chunk("Hel") + chunk("lo") + b'data: {"error" broken\n\n'))
     assert response.text.startswith((ROLE + chunk("Hel") + chunk("lo")).decode())
-    assert error_of(response)["code"] == "upstream_protocol"
+    assert last_error(response)["code"] == "upstream_protocol"
 
 
 @pytest.mark.parametrize("tail", [b'data: {"error": {"message": "late"}}\n\n', chunk("more"), b"data: \xff\n\n"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .servers import Exchange
+from .servers import Exchange, Script
 
 ANSWER = {
     "id": "chatcmpl-9",
@@ -38,6 +38,42 @@ def chunk(content: str | None = None, *, role: str | None = None, finish: str | 
 DONE = b"data: [DONE]\n\n"
 ROLE = chunk("", role="assistant")
 STREAM = [ROLE, chunk("Hel"), chunk("lo"), chunk(finish="stop"), DONE]
+
+
+async def silent(exchange: Exchange) -> None:
+    """Take a request and say nothing until the other side has left."""
+    await exchange.gone()
+
+
+def answering(status: int, body: bytes = b'{"error": {"message": "boom"}}', extra: str = "") -> Script:
+    """An engine that always gives this answer; `extra` are whole lines of its head."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.answer(status, body, extra=extra)
+
+    return script
+
+
+def streaming(*events: bytes, end: str = "clean") -> Script:
+    """An engine that sends these events and then ends: clean, fin, rst, half (of a chunk) or hang."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        for event in events:
+            await exchange.chunk(event)
+        if end == "clean":
+            await exchange.end_stream()
+        elif end == "half":
+            await exchange.write(b"40\r\ndata: {")
+            exchange.writer.close()
+        elif end == "fin":
+            exchange.writer.close()
+        elif end == "rst":
+            exchange.reset()
+        else:
+            await exchange.gone()
+
+    return script
 
 
 async def good(exchange: Exchange) -> None:

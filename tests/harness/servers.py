@@ -14,14 +14,25 @@ from typing import Any
 import uvicorn
 
 
+class PromptServer(uvicorn.Server):
+    """Hears of its end at once; uvicorn's own looks for it ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.told_to_end = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.told_to_end.wait()
+
+
 @asynccontextmanager
 async def serve(app: Any, *, lifespan: str = "auto", http: str = "auto") -> AsyncIterator[str]:
     """Serve an ASGI app with uvicorn and yield its base URL."""
     config = uvicorn.Config(
         app, host="127.0.0.1", port=0, log_level="warning", lifespan=lifespan, http=http, timeout_graceful_shutdown=2
     )
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
+    server = PromptServer(config)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named: or Nagle's waits come in
     listener.bind(("127.0.0.1", 0))
     task = asyncio.create_task(server._serve([listener]))
@@ -32,7 +43,7 @@ async def serve(app: Any, *, lifespan: str = "auto", http: str = "auto") -> Asyn
             await asyncio.sleep(0.005)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        server.should_exit = True
+        server.told_to_end.set()
         await task
         listener.close()
 

@@ -198,7 +198,7 @@ async def test_a_deadline_that_is_over_gets_no_slot():
 async def test_a_deadline_ends_no_turn_that_has_begun():
     limits = limits_of_one()
     async with held_with_line(limits) as (holder, _):
-        deadline = time.monotonic() + 0.05
+        deadline = time.monotonic() + 0.3
         waiter = Visitor(limits, deadline=deadline)
         await queued(limits, 1)
         await holder.leaves()
@@ -225,10 +225,11 @@ async def test_time_that_is_up_in_the_moment_of_a_cancellation_upsets_nobody():
     upset: list[dict] = []
     loop.set_exception_handler(lambda _, context: upset.append(context))
     async with limits.slot(SHARED):
-        waiter = Visitor(limits, deadline=time.monotonic() + 0.01)
+        deadline = time.monotonic() + 0.3
+        waiter = Visitor(limits, deadline=deadline)
         await queued(limits, 1)
         loop.call_soon(waiter.task.cancel)
-        time.sleep(0.03)  # noqa: ASYNC251  both are due in the next round of the loop, the cancellation first
+        time.sleep(deadline - time.monotonic() + 0.02)  # noqa: ASYNC251  both are due in the next round of the loop
         await asyncio.wait({waiter.task})
     assert waiter.task.cancelled()
     assert limits.has_room(SHARED)
