@@ -304,3 +304,28 @@ async def test_row_72_a_stream_that_has_begun_gets_no_hedge():
         assert response.text.count("data: ") == 4
         assert len(it.second.exchanges) == asked
         assert it.attempts() == [("b1", "ok")]
+
+
+async def test_row_72_a_stream_that_has_begun_gets_no_hedge():
+    """Its first token was in time and the rest of it may take long: nobody else is asked, nor is anything mixed in."""
+    goes_on = asyncio.Event()
+
+    async def slow_to_end(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        for event in (ROLE, chunk("first")):
+            await exchange.chunk(event)
+        await goes_on.wait()
+        for event in (chunk(finish="stop"), DONE):
+            await exchange.chunk(event)
+        await exchange.end_stream()
+
+    async with pair() as it:
+        asked = len(it.second.exchanges)
+        it.first.script = slow_to_end
+        asking = asyncio.create_task(it.ask())
+        await asyncio.sleep(0.5)  # ten times the delay of a hedge: what must not happen has no event
+        goes_on.set()
+        response = await asking
+        assert response.text.count("data: ") == 4
+        assert len(it.second.exchanges) == asked
+        assert it.attempts() == [("b1", "ok")]

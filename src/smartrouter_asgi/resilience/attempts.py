@@ -327,7 +327,7 @@ class _Route:
         while left_s > 0:
             await anyio.sleep(left_s)
             left_s = after_s if first.admitted is None else first.admitted + after_s - loop.clock()
-        second = self._hedge_to(index, hedging)
+        second = self._hedge_to(index, hedging) if race.winner is None else None  # who has spoken may take its time
         if second is None or not loop.budgets.withdraw(self.candidates[second].backend, loop.clock()):
             return
         attempt = self._attempt(second, None)
