@@ -151,21 +151,40 @@ def test_a_success_ends_the_rest_and_forgets_the_failures() -> None:
     fail(board, unloadable(), 0.0)
     fail(board, unloadable(), 0.0)
     assert board.refusal("a/m", 0.0, alone=True) is not None
-    board.succeeded("a/m")
+    board.succeeded("a/m", began=0.0)
     assert board.refusal("a/m", 0.0) is None
     fail(board, unloadable(), 1.0)
     assert board.refusal("a/m", 1.0, alone=True) is None, "the first failure again"
     fail(board, odd(), 11.0, request=1)
     fail(board, odd(), 11.0, request=2)
-    board.succeeded("a/m")
+    board.succeeded("a/m", began=11.0)
     fail(board, odd(), 11.0, request=3)
     assert board.refusal("a/m", 11.0) is None
+
+
+@pytest.mark.parametrize("error", [unloadable(), limited(50.0)])
+def test_a_success_that_began_before_the_pause_ends_no_pause(error: AttemptError) -> None:
+    board = RestBoard(RestPolicy(base_s=10.0))
+    fail(board, error, 5.0)
+    board.succeeded("a/m", began=4.9)
+    assert board.refusal("a/m", 6.0) is not None
+    board.succeeded("a/m", began=5.0)
+    assert board.refusal("a/m", 6.0) is None
+
+
+def test_a_success_that_began_before_the_pause_still_speaks_against_odd_requests() -> None:
+    board = RestBoard(RestPolicy(base_s=10.0, requests=2))
+    fail(board, limited(1.0), 5.0)
+    fail(board, odd(), 5.0, request=1)
+    board.succeeded("a/m", began=4.0)
+    fail(board, odd(), 7.0, request=2)
+    assert board.refusal("a/m", 7.0) is None
 
 
 def test_a_success_of_one_ends_no_rest_of_another() -> None:
     board = RestBoard()
     fail(board, unloadable(), 0.0)
-    board.succeeded("b/m")
+    board.succeeded("b/m", began=0.0)
     assert board.refusal("a/m", 0.0) is not None
 
 
@@ -217,9 +236,15 @@ class RestsAgainstTheirLaw(RuleBasedStateMachine):
 
     @rule()
     def went_well(self) -> None:
-        self.board.succeeded("a/m")
+        self.board.succeeded("a/m", began=self.now)
         self.latest = 0.0
         assert self.board.refusal("a/m", self.now) is None
+
+    @rule()
+    def went_well_and_had_begun_long_ago(self) -> None:
+        before = self.board.states(self.now)
+        self.board.succeeded("a/m", began=-1.0)
+        assert self.board.states(self.now) == before
 
     @invariant()
     def bounded(self) -> None:

@@ -224,7 +224,7 @@ class _Route:
         else:
             outcome = "ok"
             attempt.succeed()
-            self.loop.rests.succeeded(attempt.deployment.id)
+            self.loop.rests.succeeded(attempt.deployment.id, began=attempt.started)
             return None
         finally:
             self._observe(attempt, outcome, kind)

@@ -7,7 +7,8 @@ A breaker is about a server; a rest is about one model of it.
    that began before the last one was noted is late: it prolongs nothing.
 3. A model that fails otherwise (out of memory, a template that cannot be rendered, a deterministic 500) may do so
    because of one odd request: 2 holds for it, once `requests` different ones have failed in a row.
-4. A success ends the rest and forgets the failures.
+4. A success ends the pause and forgets the failures. One of an attempt that began before the deployment was told to
+   pause is late: it shows that other requests are well served, and ends no pause.
 """
 
 from __future__ import annotations
@@ -49,14 +50,18 @@ class _Books:
     until: float = -math.inf
     error: AttemptError | None = None
     kind: FailureKind = FailureKind.RESTING
+    told: float = -math.inf
+    """When it was told to pause last."""
     began: float = -math.inf
     times: int = 0
     """How often it has failed in a row, as in law 2."""
     odd: set[int] = field(default_factory=set)
     """Fingerprints of the requests it failed for, as in law 3."""
 
-    def leave_alone(self, until: float, error: AttemptError, kind: FailureKind) -> None:
+    def leave_alone(self, now: float, pause_s: float, error: AttemptError, kind: FailureKind) -> None:
         """Of two pauses the one that ends later counts: a rest cuts no cooling short, nor the other way round."""
+        self.told = now
+        until = now + pause_s
         if until > self.until:
             self.until, self.error, self.kind = until, error, kind
 
@@ -97,7 +102,7 @@ class RestBoard:
         if error.kind is FailureKind.RATE_LIMITED:
             books = self._books.setdefault(deployment, _Books())
             pause_s = min(error.retry_after_s or 0.0, self.policy.cooling_max_s)
-            books.leave_alone(now + pause_s, error, FailureKind.COOLING)
+            books.leave_alone(now, pause_s, error, FailureKind.COOLING)
         elif error.kind is FailureKind.MODEL_FAILED and self.policy.base_s > 0:
             books = self._books.setdefault(deployment, _Books())
             if began < books.began:
@@ -108,10 +113,15 @@ class RestBoard:
                     return
             self._rest(books, error, now)
 
-    def succeeded(self, deployment: str) -> None:
-        """Take note of an attempt that went well."""
-        if self._books:
-            self._books.pop(deployment, None)
+    def succeeded(self, deployment: str, *, began: float) -> None:
+        """Take note of an attempt that began at `began` and went well."""
+        books = self._books.get(deployment)
+        if books is None:
+            return
+        if began >= books.told:
+            del self._books[deployment]
+        else:
+            books.odd.clear()
 
     def states(self, now: float) -> dict[str, tuple[str, float]]:
         """Return (code, seconds left) of each deployment that rests now."""
@@ -126,4 +136,4 @@ class RestBoard:
         books.times += 1
         books.odd.clear()
         books.began = now
-        books.leave_alone(now + pause_s, error, FailureKind.RESTING)
+        books.leave_alone(now, pause_s, error, FailureKind.RESTING)
