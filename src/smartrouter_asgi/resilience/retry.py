@@ -41,6 +41,9 @@ NEVER_REACHED = _PAUSED | {
 }
 """Failures of attempts that no engine ever saw: they use up neither retries nor budget."""
 
+_NO_WORK = NEVER_REACHED | {FailureKind.AUTH, FailureKind.MODEL_MISSING}
+"""After these nobody has worked for the request yet: whoever is asked next is asked for the first time."""
+
 _FINAL = (NEVER_REACHED - _PAUSED) | {
     FailureKind.UPLOAD,
     FailureKind.PROTOCOL,
@@ -133,7 +136,7 @@ def decide(
 ) -> Decision:
     """Say what follows the failures so far; `idle` are the candidates whose engines are seen idle now.
 
-    `costs_budget` is true as soon as one failure may have reached an engine: from then on an attempt is a retry.
+    `costs_budget` is true as soon as an engine may have worked for the request: from then on an attempt is a retry.
     """
     if any(failure.kind is FailureKind.REJECTED for failure in failures):
         return GiveUp("rejected")
@@ -143,7 +146,7 @@ def decide(
     extra = policy.max_retries if policy.enabled else 0
     if reached > extra:
         return GiveUp("max_retries")
-    costs_budget = reached > 0
+    costs_budget = any(failure.kind not in _NO_WORK for failure in failures)
     by_candidate: list[list[Failure]] = [[] for _ in range(candidates)]
     for failure in failures:
         by_candidate[failure.candidate].append(failure)
