@@ -274,6 +274,8 @@ class AttemptRecord:
     status: int
     code: str
     duration_s: float
+    asked: bool = True
+    """Whether an engine was asked."""
 
 
 class RouteExhaustedError(SmartRouterError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import anyio
 
-from .exceptions import SmartRouterError
+from .exceptions import AttemptRecord, SmartRouterError
 from .resilience.attempt import Attempt
 from .resilience.deadline import Timeouts, client_priority, client_timeout_s
 from .routing.plan import RoutePlan
@@ -34,6 +34,8 @@ class RequestState:
     plan: RoutePlan | None = None
     attempt: Attempt | None = None
     attempts: int = 0
+    records: list[AttemptRecord] = field(default_factory=list)
+    """The attempts that have failed, whichever plan they belonged to."""
     priority: int = 0
     """Its place in a queue: lower goes first."""
     deadline: float = math.inf

@@ -109,6 +109,7 @@ class ResilienceMiddleware:
                 client_retry=_is_client_retry(scope),
                 begin=not self._starts_inside,
                 before=state.attempts,
+                records=state.records,
                 # A foreign app may say 429 to one of its users: that is no reason to rest for the others.
                 fingerprint=None if plan is None else lambda: hash(state.body),
             )

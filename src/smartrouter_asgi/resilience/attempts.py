@@ -67,21 +67,25 @@ class AttemptLoop:
         client_retry: bool = False,
         begin: bool = False,
         before: int = 0,
+        records: list[AttemptRecord] | None = None,
         fingerprint: Callable[[], int] | None = None,
     ) -> None:
         """Call `call` with attempts until one returns.
 
-        `before` counts the attempts that the request has made already. `begin` takes the permit before the call, for
+        `before` counts the attempts that the request has made already, `records` are those of them that failed; those
+        of this run are added. `begin` takes the permit before the call, for
         inner apps that know nothing of attempts. `fingerprint` tells one request from another; without one no candidate
         is ever made to rest for what it answers. Raises the error to answer with: `RouteExhaustedError` once engines
         were asked in vain or the deadline has passed, else the one failure that says it all. After commit every error
         passes as it is. Cancellation settles the permit as neutral.
         """
-        if not client_retry:
+        records = [] if records is None else records
+        if not client_retry and not records:  # one request, however many candidates it goes to in the end
             self.budgets.deposit(candidates[0].backend, self.clock())
         policy = self.policy
-        if before:  # what the request has used up already on candidates that refused it
-            policy = replace(policy, max_retries=max(0, policy.max_retries - before))
+        if records:  # what the request has used up already on candidates that refused it
+            used = sum(record.asked for record in records)
+            policy = replace(policy, max_retries=max(0, policy.max_retries - used))
         route = _Route(
             loop=self,
             policy=policy,
@@ -92,6 +96,7 @@ class AttemptLoop:
             committed=committed,
             begin=begin,
             made=before,
+            records=records,
             fingerprint=fingerprint,
         )
         try:
@@ -117,9 +122,9 @@ class _Route:
     made: int
     """How many attempts there have been."""
     fingerprint: Callable[[], int] | None
+    records: list[AttemptRecord]
     failures: list[Failure] = field(default_factory=list)
     errors: list[AttemptError] = field(default_factory=list)
-    records: list[AttemptRecord] = field(default_factory=list)
 
     async def run(self) -> None:
         index, lease = 0, None
@@ -358,6 +363,7 @@ def _record(attempt: Attempt, error: SmartRouterError, now: float) -> AttemptRec
         status=error.status,
         code=error.code,
         duration_s=now - attempt.started,
+        asked=not (isinstance(error, AttemptError) and error.kind in NEVER_REACHED),
     )
 
 
