@@ -311,7 +311,7 @@ class _Relay:
                 )
             if self._watchdog.phase == "queue":
                 raise DeadlineExceededError(f"backend '{name}' was busy until the request's time was up")
-            if self._state.commit_by >= self._state.started + self._dispatch._timeouts.total_s:
+            if not self._state.impatient:
                 self._attempt.fail(FailureKind.SERVER)  # our own patience ended, not a client's shorter one
             raise DeadlineExceededError(f"backend '{name}' had not answered when the request's time was up")
         if phase == DrainingError.code:

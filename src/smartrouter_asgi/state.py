@@ -10,7 +10,7 @@ import anyio
 
 from .exceptions import AttemptRecord, SmartRouterError
 from .resilience.attempt import Attempt
-from .resilience.deadline import Timeouts, client_priority, client_timeout_s
+from .resilience.deadline import Timeouts, answer_within_s, client_priority, client_timeout_s
 from .routing.plan import RoutePlan
 from .types import Scope
 from .wire.call import Call
@@ -44,6 +44,8 @@ class RequestState:
     """The instant by which the answer must have begun; for a plain answer that is the deadline."""
     status: int = 0
     """The status that was sent; 0 until commit."""
+    impatient: bool = False
+    """The client waits less long than the clocks allow: that its time is up says nothing about a backend."""
     complete: bool = False
     """The last byte of the answer was sent."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -80,7 +82,9 @@ class RequestState:
         if self.deadline != math.inf:
             return
         self.priority = client_priority(scope["headers"])
-        client = self.started + client_timeout_s(scope["headers"])
+        client_s = client_timeout_s(scope["headers"])
+        self.impatient = client_s < timeouts.total_s
+        client = self.started + answer_within_s(client_s)
         self.deadline = self.started + timeouts.total_s
         if self.call is not None and self.call.stream:
             self.commit_by = min(self.deadline, client)

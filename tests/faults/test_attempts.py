@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from smartrouter_asgi import Settings, SmartRouter
@@ -13,7 +14,7 @@ from smartrouter_asgi import Settings, SmartRouter
 from ..harness.engines import DONE, ROLE, chunk, good
 from ..harness.gateways import gateway_over
 from ..harness.leaks import leaves_nothing
-from ..harness.routers import chat
+from ..harness.routers import MESSAGES, chat, router_over
 from ..harness.servers import Exchange, RawServer, Script, serve
 
 QUICK = {"base_delay": "1ms", "max_delay": "1ms"}
@@ -25,6 +26,10 @@ def saying(status: int, body: bytes = b'{"error": {"message": "no"}}', extra: st
         await exchange.answer(status, body, extra=extra)
 
     return script
+
+
+async def silent(exchange: Exchange) -> None:
+    await exchange.gone()
 
 
 async def test_row_26_the_late_end_of_a_stream_ends_no_pause():
@@ -124,3 +129,16 @@ async def test_candidates_that_were_never_asked_use_up_no_attempts_of_the_altern
             await client.post(f"{url}/v1/chat/completions", json=chat())
     assert (len(first.exchanges), len(second.exchanges), len(third.exchanges)) == (1, 1, 2)
     assert len(longer.exchanges) == 2, "one extra attempt went to the third, so one is left"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_sdk_hears_that_its_time_is_up_before_it_gives_up_itself(stream: bool):
+    """A client that runs into its own timeout would send the request again."""
+    async with RawServer(silent) as engine:
+        router = router_over(engine.base_url)
+        async with serve(router) as url, leaves_nothing(router, engine):
+            async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=2, timeout=1.0) as client:
+                with pytest.raises(openai.InternalServerError) as caught:
+                    await client.chat.completions.create(model="chat", messages=MESSAGES, stream=stream)  # type: ignore[call-overload]
+    assert (caught.value.status_code, caught.value.code) == (504, "deadline_exceeded")
+    assert len(engine.exchanges) == 1

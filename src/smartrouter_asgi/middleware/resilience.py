@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -127,15 +128,18 @@ class ResilienceMiddleware:
                 raise
             await guard.replay(error_headers(exc))  # what the app itself had to say last
         finally:
-            if plan is None and state.status in (404, 405) and self._key is None:
-                self._forget(route_path(scope))
+            if plan is None and self._key is None:
+                self._learn(route_path(scope), state.status)
 
     def _name(self, scope: Scope) -> str:
         """Return what a foreign app's breaker and budget go by."""
         return self._key(scope) if self._key is not None else self._paths.key(route_path(scope))
 
-    def _forget(self, path: str) -> None:
-        if self._paths.forget(path):
+    def _learn(self, path: str, status: int) -> None:
+        """Take note of whether a path exists: what a client makes up must not stay."""
+        if status not in (404, 405):
+            self._paths.keep(path)
+        elif self._paths.forget(path):
             self._loop.breakers.forget(path)
             self._loop.budgets.forget(path)
 
@@ -168,6 +172,8 @@ class ResilienceMiddleware:
             raise failure
         if guard.overflowed:
             attempt.fail(FailureKind.SERVER)
+        elif state.plan is None and 400 <= state.status < 500:
+            attempt.cancel()  # the client's error: no word about the app, as a probe neither
 
     async def _race(self, attempt: Attempt, state: RequestState, scope: Scope, send: Send) -> None:
         """Call the inner app beside another attempt, on a state of its own: the first `response.start` wins."""
@@ -196,13 +202,21 @@ class ResilienceMiddleware:
             await self.app(scope, receive, guard.send)
             return
         with anyio.move_on_after(max(0.0, state.deadline - time.monotonic())) as cancel_scope:
-            await self.app(scope, receive, guard)
-        if cancel_scope.cancelled_caught and not state.committed:
-            if state.deadline >= state.started + self._timeouts.total_s:
-                attempt.fail(FailureKind.SERVER)  # our own patience ended, not a client's shorter one
-            raise DeadlineExceededError(
-                f"'{attempt.deployment.backend}' had not answered when the request's time was up"
-            )
+
+            async def bounded(message: Message) -> None:
+                await guard(message)
+                if state.complete:
+                    cancel_scope.deadline = math.inf  # what an app does after its answer nobody waits for
+
+            await self.app(scope, receive, bounded)
+        if not cancel_scope.cancelled_caught:
+            return
+        if state.impatient:
+            attempt.cancel()
+        else:
+            attempt.fail(FailureKind.SERVER)  # our own patience ended, not a client's shorter one
+        # Raised after commit as well: an answer that just stops may look whole to whoever is around us.
+        raise DeadlineExceededError(f"'{attempt.deployment.backend}' had not answered when the request's time was up")
 
 
 class _StatusGuard:

@@ -11,6 +11,10 @@ from ..types import Headers
 MAX_PRIORITY = 6
 """Either way; a step is worth ten seconds in a queue, so one minute at most."""
 
+CLIENT_MARGIN = 0.1
+CLIENT_MARGIN_S = 1.0
+"""How much sooner than its client gives up a request ends: this share of the time, at most so many seconds."""
+
 _PRIORITY_HEADERS = frozenset({b"x-smartrouter-priority", b"x-litellm-priority"})
 _PRIORITY = re.compile(rb"-?[0-9]{1,9}")
 _CLIENT_HEADERS = frozenset({b"x-stainless-read-timeout", b"x-litellm-timeout"})
@@ -42,6 +46,14 @@ def client_timeout_s(headers: Headers) -> float:
             if 0 < seconds < bound:
                 bound = seconds
     return bound
+
+
+def answer_within_s(client_s: float) -> float:
+    """Return how long to take when the client waits for so long: a little less, or it never hears why.
+
+    A client that runs into its own timeout does not know that nothing more will come, and asks again.
+    """
+    return client_s - min(CLIENT_MARGIN_S, client_s * CLIENT_MARGIN)
 
 
 def client_priority(headers: Headers) -> int:
