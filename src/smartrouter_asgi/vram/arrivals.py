@@ -33,11 +33,11 @@ class Arrivals:
             known = {}
         self._before[key] = known
 
-    def settle(self, used_bytes: Mapping[str, int | None]) -> None:
-        """Take a reading made after the loads that have ended."""
+    def settle(self, used_bytes: Mapping[str, int | None], *, asked_at: float) -> None:
+        """Take a reading, asked for at `asked_at`, for the loads that had ended by then."""
         for key in list(self._before):
             held = self._ledger.get(key)
-            if held is not None and held.state is HoldingState.RESERVED:
+            if held is not None and (held.state is HoldingState.RESERVED or held.loaded_at > asked_at):
                 continue
             before = self._before.pop(key)
             after = {device: used for device, used in used_bytes.items() if used is not None}

@@ -89,14 +89,14 @@ class VRAMGate:
             rules=rules,
         )
         self._readings = readings
-        for deployment in fixed if self._known else ():
-            ledger.fix(ModelKey(deployment.backend, deployment.model), deployment.vram_bytes or 0)
         self._sizes = Sizes(ledger, footprints)
         self._saving: asyncio.Task[None] | None = None
         self._arrivals = Arrivals(ledger)
         self._fetching: set[ModelKey] = set()
         """Models that are being loaded for nobody in particular."""
         self._scheduler = Scheduler(ledger, policy)
+        for deployment in fixed:
+            self.fix(deployment)
         self._tickets = count(1)
         self._waiting: dict[int, asyncio.Future[Lease]] = {}
         self._engines = Engines(lifecycles, policy)
@@ -271,6 +271,12 @@ class VRAMGate:
         now = self._clock()
         self._apply(self._scheduler.unpin(ModelKey(deployment.backend, deployment.model), now=now), now)
 
+    def fix(self, deployment: Deployment) -> None:
+        """Count a model that is there for good, with its declared bytes: its engine neither loads nor unloads."""
+        key, ledger = ModelKey(deployment.backend, deployment.model), self._scheduler.ledger
+        if self._known and ledger.get(key) is None:
+            ledger.fix(key, deployment.vram_bytes or 0)
+
     def tell_digests(self, backend: str, digests: Mapping[str, str]) -> None:
         """Take the models (name to digest) of one backend with equal digests for one resident."""
         self._scheduler.tell_digests(backend, digests)
@@ -381,7 +387,7 @@ class VRAMGate:
         answers = {} if error_of(task) is not None else task.result()
         now = self._clock()
         readings = self._used_bytes()
-        self._arrivals.settle(readings)
+        self._arrivals.settle(readings, asked_at=asked_at)
         vanished = self._readings.vanished() if self._readings is not None else frozenset()
         effects = self._scheduler.reconciled(
             answers, asked_at=asked_at, now=now, readings=readings, vanished_devices=vanished

@@ -90,6 +90,7 @@ class VRAMLedger:
         self._served_s: dict[ModelKey, float] = {}
         self._load_s: dict[ModelKey, float] = {}
         self._gone_at: dict[ModelKey, float] = {}
+        self._unloaded: dict[ModelKey, tuple[float, Placement]] = {}
 
     # -- reading
 
@@ -112,9 +113,23 @@ class VRAMLedger:
         """Return which devices a backend uses."""
         return self._rules.get(backend, self._any)
 
-    def held_on(self, device: str, *states: HoldingState) -> int:
-        """Return the bytes held on a device, by holdings in these states (default: all)."""
-        return sum(held.placement.get(device, 0) for held in self._held.values() if not states or held.state in states)
+    def held_on(self, device: str) -> int:
+        """Return the bytes held on a device: reserved, resident and unloading."""
+        return sum(held.placement.get(device, 0) for held in self._held.values())
+
+    def bounds_on(self, device: str, *, asked_at: float) -> tuple[int, int]:
+        """Return the least and the most that we held on a device when it was read, at `asked_at` or since.
+
+        Whether a load or an unload under way has got or given back its bytes already nobody can tell; nor, of one that
+        has ended since, whether it was before the reading or after it.
+        """
+        least_bytes = sum(
+            held.placement.get(device, 0)
+            for held in self._held.values()
+            if held.state is HoldingState.RESIDENT and held.loaded_at <= asked_at
+        )
+        freed_bytes = sum(placement.get(device, 0) for at, placement in self._unloaded.values() if at > asked_at)
+        return least_bytes, self.held_on(device) + freed_bytes
 
     def loading_on(self) -> frozenset[str]:
         """Return the devices on which a load is under way."""
@@ -147,13 +162,16 @@ class VRAMLedger:
         placement = place(self.footprint_bytes(key), room, self.rule(key.backend))
         if placement is None:
             return None
-        staying = sum(
+        fits = self.devices.together(placement) <= self.room_together(gone=gone, coming=coming)
+        return placement if fits else None
+
+    def room_together(self, *, gone: Collection[ModelKey] = (), coming: bool = False) -> int:
+        """Return what is left of the limit over the counted devices together, as `room` does for each."""
+        return self.devices.most_together() - sum(
             self.devices.together(held.placement)
             for held in self._held.values()
             if held.key not in gone and not (coming and held.state is HoldingState.UNLOADING)
         )
-        fits = self.devices.together(placement) + staying <= self.devices.most_together()
-        return placement if fits else None
 
     def reachable_bytes(self, key: ModelKey) -> int:
         """Return the most that could ever be free for a model: what is ours to give less what is pinned there.
@@ -269,7 +287,9 @@ class VRAMLedger:
 
     def finish_unload(self, key: ModelKey, *, now: float) -> None:
         """Free the bytes of a model that is really gone."""
-        assert self._held[key].state is HoldingState.UNLOADING, f"{key.id} was not leaving"
+        held = self._held[key]
+        assert held.state is HoldingState.UNLOADING, f"{key.id} was not leaving"
+        self._unloaded[key] = (now, held.placement)
         self._drop(key, now=now)
 
     def fail_unload(self, key: ModelKey, *, retry_at: float) -> None:
@@ -343,7 +363,9 @@ class VRAMLedger:
         for key in vanished:
             self._drop(key, now=now)
         for key in appeared:
-            placement = force(self.footprint_bytes(key), self.room(), self.rule(key.backend))
+            told_bytes = _told_bytes(told[key])
+            need_bytes = self.footprint_bytes(key) if told_bytes is None else told_bytes
+            placement = force(need_bytes, self.room(), self.rule(key.backend))
             self._held[key] = Holding(
                 key=key, placement=placement, state=HoldingState.RESIDENT, since=now, last_used=now
             )
@@ -360,7 +382,7 @@ class VRAMLedger:
     def _measure(self, key: ModelKey, model: LoadedModel) -> None:
         """Let a measured size replace the estimate; of a model that is coming or going it would be half the truth."""
         held = self._held.get(key)
-        size_bytes = model.vram_bytes if model.vram_bytes is not None else model.size_bytes
+        size_bytes = _told_bytes(model)
         if held is None or held.state is not HoldingState.RESIDENT or size_bytes is None:
             return
         held.placement = resize(held.placement, size_bytes)
@@ -377,3 +399,8 @@ class VRAMLedger:
             assert set(held.placement) <= set(self.devices)
             assert 0 <= held.draining <= held.leases
             assert held.leases == 0 or held.state is HoldingState.RESIDENT
+
+
+def _told_bytes(model: LoadedModel) -> int | None:
+    """Return what an engine tells that a model takes of GPU memory; where it tells only of all of it, that."""
+    return model.vram_bytes if model.vram_bytes is not None else model.size_bytes

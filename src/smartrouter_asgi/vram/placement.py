@@ -29,8 +29,8 @@ class PlacementRule:
 
 
 def place(need_bytes: int, free_bytes: Mapping[str, int], rule: PlacementRule) -> dict[str, int] | None:
-    """Return where a model would go; None when it does not fit. Devices that are not in `free_bytes` have no room."""
-    rooms = [(free_bytes.get(device, 0), device) for device in rule.devices]
+    """Return where a model would go; None when it does not fit. Devices that are not in `free_bytes` are out."""
+    rooms = [(free_bytes[device], device) for device in rule.devices if device in free_bytes]
     roomy = sorted(rooms, key=lambda room: (-room[0], room[1]))
     if roomy and roomy[0][0] >= need_bytes:
         return {roomy[0][1]: need_bytes}

@@ -48,6 +48,7 @@ class Scheduler:
         self.closed: frozenset[ModelKey] = frozenset()
         """All of them."""
         self.freshness = Freshness(ttl_s=policy.reconcile_ttl_s)
+        self._advanced_at = -math.inf
 
     # -- requests
 
@@ -200,11 +201,11 @@ class Scheduler:
             for key in vanished:
                 self._note(now, key, "vanished", "the engine has it no more")
         for device, used_bytes in (readings or {}).items():
-            self._see(device, used_bytes, gone=device in vanished_devices)
+            self._see(device, used_bytes, gone=device in vanished_devices, asked_at=asked_at)
         again = self.refresh() if self.freshness.is_doubted else []
         return again + self._advance(now)
 
-    def _see(self, device: str, used_bytes: int | None, *, gone: bool) -> None:
+    def _see(self, device: str, used_bytes: int | None, *, gone: bool, asked_at: float) -> None:
         devices, ledger = self.ledger.devices, self.ledger
         if used_bytes is None or gone:
             devices[device].known = False
@@ -212,9 +213,8 @@ class Scheduler:
             return
         devices[device].known = True
         devices[device].lost = False
-        # Whether a load or an unload under way has got or given back its bytes already nobody can tell.
-        least = ledger.held_on(device, HoldingState.RESIDENT)
-        devices.see(device, used_bytes, least_bytes=least, most_bytes=ledger.held_on(device))
+        least_bytes, most_bytes = ledger.bounds_on(device, asked_at=asked_at)
+        devices.see(device, used_bytes, least_bytes=least_bytes, most_bytes=most_bytes)
 
     def pin(self, key: ModelKey, *, now: float) -> list[Effect]:
         """Never evict the model, loaded or not."""
@@ -235,7 +235,10 @@ class Scheduler:
         return self._advance(now)
 
     def next_wakeup(self, *, now: float) -> float:
-        """Return when time alone will change something, after an event at `now`; infinity if never."""
+        """Return when time alone will change something; infinity if never.
+
+        It is past what the tree has seen, not past `now`: a moment nobody has acted upon yet is due at once.
+        """
         if not self.queue:
             return math.inf
         ledger, policy = self.ledger, self.policy
@@ -245,11 +248,12 @@ class Scheduler:
             moments.extend(self.queue.oldest(key).since + policy.fair_after_s for key in self.queue.models())
             for held in ledger.holdings():
                 moments += (held.retry_unload_at, held.loaded_at + policy.min_residency * ledger.load_s(held.key))
-        return min((moment for moment in moments if moment > now), default=math.inf)
+        return min((moment for moment in moments if moment > min(now, self._advanced_at)), default=math.inf)
 
     # -- the tree
 
     def _advance(self, now: float) -> list[Effect]:
+        self._advanced_at = now
         effects: list[Effect] = self._expire(now)  # 3
         self._open_again(now)
         effects += self._grant_open(now)  # 4

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from .eviction import candidates_of, choose_closing, choose_victims
+from .ledger import HoldingState
 from .order import by_turn, is_old
 
 if TYPE_CHECKING:
@@ -58,6 +59,41 @@ class Refuse:
 Step: TypeAlias = Load | Evict | Close | Refuse
 
 
+class _Owed:
+    """What the groups looked at so far are owed, each where it will go: nobody after them may take it.
+
+    A device has one load at a time; a limit over several devices is shared by what goes to any of them.
+    """
+
+    def __init__(self, ledger: VRAMLedger) -> None:
+        self._ledger = ledger
+        self._loading = ledger.loading_on()  # 5
+        self._devices: set[str] = set()
+        self._together_bytes = 0
+        self._leaving: set[ModelKey] = set()
+
+    def where(
+        self, key: ModelKey, *, gone: Collection[ModelKey] = (), coming: bool = False, after_loads: bool = False
+    ) -> dict[str, int] | None:
+        """Return where a model would go beside what is owed; None where it does not fit.
+
+        `gone` and `coming` as in `VRAMLedger.where`. `after_loads`: once the loads under way have ended.
+        """
+        ledger = self._ledger
+        taken = self._devices if after_loads else self._devices | self._loading
+        placement = ledger.where(key, gone=gone, coming=coming, without=taken)
+        if placement is None or not self._together_bytes:
+            return placement
+        left_bytes = ledger.room_together(gone={*gone, *self._leaving}, coming=True) - self._together_bytes
+        return placement if ledger.devices.together(placement) <= left_bytes else None
+
+    def owe(self, placement: Placement, *, gone: Collection[ModelKey] = ()) -> None:
+        """Keep a place for a group whose turn it is, which it can take once the models in `gone` have left."""
+        self._devices.update(placement)
+        self._together_bytes += self._ledger.devices.together(placement)
+        self._leaving.update(gone)
+
+
 def decide(
     ledger: VRAMLedger,
     queue: WaitQueue,
@@ -68,30 +104,34 @@ def decide(
 ) -> Step | None:
     """Return the next step; None when all who wait have to go on waiting.
 
-    Groups are walked by turn (see `order`). One that waits for memory on its way keeps the devices it will use: nobody
-    after it may take them. One that waits for busy models lets others pass, until it is old enough to close them.
+    Groups are walked by turn (see `order`). One that waits for memory on its way is owed the place it will take: nobody
+    after it may have it. One that waits for busy models lets others pass, until it is old enough to close them.
     """
-    taken = set(ledger.loading_on())  # 5
+    owed = _Owed(ledger)
     for key in by_turn(queue, ledger, policy, now=now):
         need_bytes, limit_bytes = ledger.footprint_bytes(key), ledger.reachable_bytes(key)
         if need_bytes > limit_bytes:  # 7.1
             return Refuse(key=key, need_bytes=need_bytes, limit_bytes=limit_bytes)
         held = ledger.get(key)
         if held is not None:  # 7.2
-            taken |= held.placement.keys()
+            if held.state is not HoldingState.RESERVED:
+                owed.owe(held.placement)
             continue
-        where = partial(ledger.where, key, without=taken)
+        where = partial(owed.where, key)
         fits = where()
         if fits is not None:  # 7.3
             return Load(key=key, placement=fits)
         coming = where(coming=True)
         if coming is not None:  # 7.4
-            taken |= coming.keys()
+            owed.owe(coming)
             continue
         if not policy.auto_unload:
-            if ledger.where(key, coming=True) is not None:
-                continue  # 5: it is only its turn that has not come
-            return Refuse(key=key, need_bytes=need_bytes, limit_bytes=max(0, ledger.free_bytes))  # 7.5
+            later = where(coming=True, after_loads=True)
+            if later is not None:
+                owed.owe(later)  # 5: it is only its turn that has not come
+            elif ledger.where(key, coming=True) is None:  # 7.5
+                return Refuse(key=key, need_bytes=need_bytes, limit_bytes=max(0, ledger.free_bytes))
+            continue
         old = is_old(key, queue, policy, now=now)
         candidates = candidates_of(ledger, now=now, residency=0.0 if old else policy.min_residency)
 
@@ -103,10 +143,20 @@ def decide(
             return Evict(victims=victims, key=key)
         if not old:  # 7.8
             continue
-        chosen = choose_closing(candidates, enough, already=closing.get(key, ()))
-        if chosen is None:
-            continue  # others hold the memory, or its devices are taken
-        if frozenset(chosen) != closing.get(key):  # 7.7
-            return Close(residents=frozenset(chosen), key=key)
-        taken |= (where(gone=chosen, coming=True) or {}).keys()
+        in_its_way = [item for item in candidates if not _is_wanted_before(item.key, key, queue)]
+        chosen = choose_closing(in_its_way, enough, already=closing.get(key, ()))
+        if frozenset(chosen or ()) != closing.get(key, frozenset()):  # 7.7
+            return Close(residents=frozenset(chosen or ()), key=key)
+        if chosen is None:  # 7.9: a load under way is in its way, or others hold the memory
+            chosen = tuple(held.key for held in ledger.holdings() if not ledger.stays(held.key))
+            placement = where(gone=chosen, coming=True, after_loads=True)
+        else:
+            placement = where(gone=chosen, coming=True)
+        if placement is not None:
+            owed.owe(placement, gone=chosen)
     return None
+
+
+def _is_wanted_before(resident: ModelKey, key: ModelKey, queue: WaitQueue) -> bool:
+    """Whether somebody waits for a (closed) resident who is older than those who wait for `key`."""
+    return resident in queue and queue.oldest(resident).since < queue.oldest(key).since
