@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .figures import RESULTS
+from .gate_report import gate_simulation
 from .resilience_report import resilience
 from .tables import measured_on, spread, table
 
@@ -106,6 +107,7 @@ SECTIONS = (
     ("layers", "In process", layers),
     ("translation", "Translation", translation),
     ("resilience", "What faults cost", resilience),
+    ("gate_simulation", "Sharing GPU memory", gate_simulation),
 )
 
 
