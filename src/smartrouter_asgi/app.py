@@ -29,7 +29,7 @@ from .endpoints.metrics import Metrics, metrics_routes
 from .endpoints.models import models_routes
 from .events import Observer
 from .exceptions import SmartRouterError
-from .gating import build_gate, gauges, is_gating, pinned_ids, warm_up, watch
+from .gating import build_gate, fixed_deployments, gauges, is_gating, pinned_ids, warm_up, watch
 from .memory import build_memory
 from .middleware.errors import ErrorEnvelopeMiddleware
 from .middleware.resilience import ResilienceMiddleware
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from .deployment import ModelInfo
     from .routing.plan import RoutePlan
+    from .vram.lifecycle import ModelLifecycle
     from .wire.call import Call
 
 logger = logging.getLogger("smartrouter_asgi")
@@ -65,8 +66,9 @@ class SmartRouter:
     """An LLM gateway as an ASGI app: mount it, or serve it alone.
 
     `http_client` speaks to the engines instead of a client of our own, and is never closed here. `backends` adds
-    adapters made in code. Everything starts on demand, so it serves without a lifespan; `lifespan` adds warm-up and an
-    orderly end. One event loop at a time.
+    adapters made in code, `lifecycles` engines that are no backends and share the GPU all the same: those of services
+    with a `VRAMGateMiddleware` of their own over this router's `gate`. Everything starts on demand, so it serves
+    without a lifespan; `lifespan` adds warm-up and an orderly end. One event loop at a time.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class SmartRouter:
         http_client: httpx.AsyncClient | None = None,
         *,
         backends: Mapping[str, Backend] | None = None,
+        lifecycles: Mapping[str, ModelLifecycle] | None = None,
         observers: tuple[Observer, ...] = (),
     ) -> None:
         self.settings = settings = settings or Settings()
@@ -114,6 +117,7 @@ class SmartRouter:
             deployer=self._deployer,
             breakers=self.breakers,
             observer=self._observer,
+            lifecycles=lifecycles or {},
         )
         self._settling = Settling()
         self._undecided: dict[str, Undecided] = {
@@ -299,15 +303,17 @@ class SmartRouter:
             del self._undecided[name]
         if settled:
             self.discovery.rebuild()
-            self._pin()
+            self._tell_gate()
         return bool(settled)
 
-    def _pin(self) -> None:
-        """Tell the gate the ids to pin, once more: an engine may list a model under another name than configured."""
+    def _tell_gate(self) -> None:
+        """Tell the gate what is pinned and what is there for good, once more: engines have told what they are."""
         if self.gate is not None:
             for deployment_id in pinned_ids(self.settings, self._deployer, self.backends):
                 backend, _, model = deployment_id.partition("/")
                 self.gate.pin(Deployment(backend=backend, model=model))
+            for deployment in fixed_deployments(self.settings, self._deployer):
+                self.gate.fix(deployment)
 
     def _check(self, call: Call, deployment: Deployment) -> None:
         self.backends[deployment.backend].check(call, deployment)
@@ -341,7 +347,7 @@ class SmartRouter:
         if self.gate is not None:
             self.gate.tell_digests(backend, {model.id: model.digest for model in models if model.digest})
             if backend in self._undecided:
-                self._pin()
+                self._tell_gate()
 
     def _above_threshold(self) -> bool:
         return self.gate is not None and self.gate.snapshot().above_threshold

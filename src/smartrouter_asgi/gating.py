@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .memory import Memory
     from .resilience.breaker import BreakerBoard
     from .routing.catalog import Catalog
+    from .vram.lifecycle import ModelLifecycle
     from .vram.snapshot import GateSnapshot
 
 logger = logging.getLogger("smartrouter_asgi")
@@ -37,25 +38,32 @@ def build_gate(
     deployer: Deployer,
     breakers: BreakerBoard,
     observer: Observer,
+    lifecycles: Mapping[str, ModelLifecycle],
 ) -> VRAMGate | None:
-    """Make the gate; None when there is no memory to share and no rule for that, or no engine to share it."""
-    if not is_gating(settings, memory) or not any(map(deployer.may_be_gated, backends)):
+    """Make the gate; None when there is no memory to share and no rule for that, or no engine to share it.
+
+    `lifecycles` are those of engines that are no backends: services beside the router that ask this gate themselves.
+    """
+    if not is_gating(settings, memory) or not (lifecycles or any(map(deployer.may_be_gated, backends))):
         return None
     return VRAMGate(
         devices=memory.devices if memory is not None else None,
         rules=memory.rules if memory is not None else None,
         readings=memory.readings if memory is not None else None,
         footprints=Footprints(settings.vram.footprints_file),
-        fixed=_fixed(settings, backends, deployer),
-        lifecycles=guarded_lifecycles(backends, breakers),
+        fixed=fixed_deployments(settings, deployer),
+        lifecycles={**lifecycles, **guarded_lifecycles(backends, breakers)},
         policy=policies.gate_policy(settings, frozenset(pinned_ids(settings, deployer, backends))),
         observer=observer,
         load_wait_s=lambda backend: breakers.get(backend, LOAD).peek(),
     )
 
 
-def _fixed(settings: Settings, backends: Mapping[str, Backend], deployer: Deployer) -> Iterator[Deployment]:
-    """Yield the deployments here that are there for good, and whose size somebody has declared."""
+def fixed_deployments(settings: Settings, deployer: Deployer) -> Iterator[Deployment]:
+    """Yield the deployments here that are there for good, and whose size somebody has declared.
+
+    Of an engine of which it is not known yet whether it can unload there are none.
+    """
     for group in deployer.configured():
         for deployment in group.deployments:
             section = settings.backends.get(deployment.backend)
