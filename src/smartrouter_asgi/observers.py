@@ -55,15 +55,21 @@ class ThresholdWarning:
 
 
 class Observers:
-    """Several observers as one. One that raises is logged and spoils neither the others nor the traffic."""
+    """Several observers as one. One that raises is logged once and spoils neither the others nor the traffic."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
+        self._failed: set[int] = set()
 
     def on_event(self, event: Event) -> None:
         """Tell all of them."""
-        for observer in self._observers:
+        for number, observer in enumerate(self._observers):
             try:
                 observer.on_event(event)
             except Exception:
-                logger.exception("an observer failed on %s", type(event).__name__)
+                if number not in self._failed:
+                    self._failed.add(number)
+                    logger.exception(
+                        "an observer failed on %s; it is told of what comes, and not heard of again",
+                        type(event).__name__,
+                    )

@@ -103,6 +103,30 @@ async def test_row_57_a_bug_while_a_stream_is_relayed_cuts_it(http: str):
     assert app.raised == [Bug]
 
 
+class Broken:
+    """An observer that is of no use."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def on_event(self, event: object) -> None:
+        self.told += 1
+        raise Bug("of an observer's")
+
+
+async def test_row_34_an_observer_that_raises_spoils_no_request_and_no_metric(caplog: pytest.LogCaptureFixture):
+    """It is logged once, and goes on being told."""
+    broken = Broken()
+    router = SmartRouter(backends={"b1": ScriptedBackend("b1", default="Hello")}, observers=(broken,))
+    async with serve(router) as url, leaves_nothing(router):
+        for stream in (False, True, False):
+            body = json.dumps(chat("model", stream=stream)).encode()
+            assert statuses_of(await exchange(url, post(body, b"connection: close\r\n"))) == [200]
+    assert broken.told >= 6
+    assert b'outcome="ok"} 3.0' in router.metrics.render()
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 async def test_row_53_two_lengths_are_one_request_or_none(http: str):
     """By the chunks or not at all; what seems to follow is a request of its own, judged as any other."""
