@@ -27,14 +27,11 @@ class Card:
 
     total_bytes: int = 24 * GIB
     index: int = 0
+    uuid: str = "GPU-0"
     ollama: SimulatedOllama | None = None
     faults: Faults = field(default_factory=Faults)
     held: dict[str, int] = field(default_factory=dict)
     peak_bytes: int = 0
-
-    @property
-    def uuid(self) -> str:
-        return f"GPU-{self.index}"
 
     @property
     def free_bytes(self) -> int:
@@ -61,7 +58,7 @@ class Card:
         return DeviceMemory(
             uuid=self.uuid,
             index=self.index,
-            name=f"card {self.index}",
+            name=f"card {self.uuid}",
             total_bytes=self.total_bytes,
             free_bytes=self.free_bytes,
             kind="nvidia",
@@ -69,12 +66,12 @@ class Card:
 
 
 class CardProbe:
-    """A driver's word on some cards. Any of them may be `silent`, or `gone`; and the driver may hang, or break."""
+    """A driver's word on some cards. Any of them may be `silent` or `gone`, by UUID; and the driver may hang, or break."""
 
     def __init__(self, *cards: Card) -> None:
         self.cards: Sequence[Card] = cards
-        self.silent: set[int] = set()
-        self.gone: set[int] = set()
+        self.silent: set[str] = set()
+        self.gone: set[str] = set()
         self.error: Exception | None = None
         self.reads = 0
         self.answering = threading.Event()
@@ -86,5 +83,5 @@ class CardProbe:
         assert self.answering.wait(30), "a test has left its driver hanging"
         if self.error is not None:
             raise self.error
-        readings = [card.reading() for card in self.cards if card.index not in self.gone]
-        return tuple(one.silent() if one.index in self.silent else one for one in readings)
+        readings = [card.reading() for card in self.cards if card.uuid not in self.gone]
+        return tuple(one.silent() if one.uuid in self.silent else one for one in readings)

@@ -16,7 +16,7 @@ class SleepingVLLM:
     """A vLLM server of one model, started with its sleep mode: it holds `size_bytes` of the card while it is awake.
 
     `wrong` lists what a real one would have suffered from: a request while it slept, a sleep while it worked. A
-    request gets its answer once `free` is set; it is, unless a test clears it.
+    request gets its answer once `free` is set, it wakes once `may_wake` is; they are, unless a test clears them.
     """
 
     def __init__(self, card: Card, size_bytes: int, *, model: str = "engine-model", name: str = "vllm") -> None:
@@ -30,6 +30,9 @@ class SleepingVLLM:
         self.wrong: list[str] = []
         self.free = asyncio.Event()
         self.free.set()
+        self.may_wake = asyncio.Event()
+        self.may_wake.set()
+        self.waking = False
         self.refuses_to_sleep = False
 
     async def __call__(self, exchange: Exchange) -> None:
@@ -50,6 +53,9 @@ class SleepingVLLM:
 
     async def _wake(self, exchange: Exchange) -> None:
         self.log.append("wake")
+        self.waking = True
+        await self.may_wake.wait()
+        self.waking = False
         try:
             self.card.take(self.name, self.size_bytes)
         except OutOfMemoryError:
