@@ -110,3 +110,15 @@ async def test_a_client_s_error_closes_no_breaker_and_opens_none():
         status = 200
         await client.get("/")
         assert states(layer) == {("/", "closed")}
+
+
+async def test_a_path_puts_no_line_of_its_own_into_the_log(caplog):
+    async def unreachable(scope, receive, send):
+        raise ConnectionRefusedError
+
+    async with (
+        serve(ResilienceMiddleware(unreachable, policy=ONCE), lifespan="off") as url,
+        httpx.AsyncClient() as client,
+    ):
+        assert (await client.get(f"{url}/a%0D%0AERROR%20b")).status_code == 502
+    assert [line.partition(" raised")[0] for line in caplog.messages] == ["attempt 1 at '/a\\r\\nERROR b'"]

@@ -163,7 +163,7 @@ class ResilienceMiddleware:
                 if state.plan is None:
                     attempt.fail(FailureKind.SERVER)  # a bug of the protected app: it counts, and is not repeated
                 raise
-            logger.warning("attempt %d at '%s' raised", attempt.number, name, exc_info=exc)
+            logger.warning("attempt %d at %r raised", attempt.number, name, exc_info=exc)
             raise guard.failure(name) or AttemptError(
                 f"'{name}' failed before it answered", kind=FailureKind.RESET
             ) from exc

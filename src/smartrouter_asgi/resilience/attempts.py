@@ -98,6 +98,7 @@ class AttemptLoop:
             made=before,
             records=records,
             fingerprint=fingerprint,
+            earns=not client_retry,
         )
         try:
             await route.run()
@@ -122,6 +123,8 @@ class _Route:
     made: int
     """How many attempts there have been."""
     fingerprint: Callable[[], int] | None
+    earns: bool
+    """It is no retry of the client's own."""
     records: list[AttemptRecord]
     failures: list[Failure] = field(default_factory=list)
     errors: list[AttemptError] = field(default_factory=list)
@@ -165,11 +168,19 @@ class _Route:
             random=loop.random,
             idle=idle,
         )
-        if isinstance(decision, GiveUp) or (
-            decision.costs_budget and not loop.budgets.withdraw(self.candidates[decision.candidate].backend, now)
-        ):
+        if isinstance(decision, GiveUp) or not self._pay(decision, now):
             raise _final(self.errors, self.records) from self.errors[-1]
         return decision
+
+    def _pay(self, decision: TryNow | Wait, now: float) -> bool:
+        """Pay for the next attempt; False when the budget does not allow it."""
+        budgets, backend = self.loop.budgets, self.candidates[decision.candidate].backend
+        asked = {self.candidates[f.candidate].backend for f in self.failures if f.kind not in NEVER_REACHED}
+        if backend in asked:
+            return not decision.costs_budget or budgets.withdraw(backend, now)
+        if backend != self.candidates[0].backend:
+            budgets.fall_back(backend, now, earns=self.earns, costs=decision.costs_budget)
+        return True
 
     def _attempt(self, index: int, lease: Held | None) -> Attempt:
         deployment = self.candidates[index]
@@ -333,7 +344,8 @@ class _Route:
             await anyio.sleep(left_s)
             left_s = after_s if first.admitted is None else first.admitted + after_s - loop.clock()
         second = self._hedge_to(index, hedging) if race.winner is None else None  # who has spoken may take its time
-        if second is None or not loop.budgets.withdraw(self.candidates[second].backend, loop.clock()):
+        # Paid by the backend that is slow: the other one has not failed anybody.
+        if second is None or not loop.budgets.withdraw(first.deployment.backend, loop.clock()):
             return
         attempt = self._attempt(second, None)
         attempt.keeps_lease, attempt.waits = False, False
@@ -341,7 +353,8 @@ class _Route:
 
     def _hedge_to(self, index: int, hedging: Hedging) -> int | None:
         """Return the next candidate that may be asked beside the one at `index`."""
-        if not self.policy.enabled or len(self.failures) >= self.policy.max_retries:
+        used = sum(failure.kind not in NEVER_REACHED for failure in self.failures)
+        if not self.policy.enabled or used >= self.policy.max_retries:
             return None
         tried = {failure.candidate for failure in self.failures} | {index}
         now = self.loop.clock()
