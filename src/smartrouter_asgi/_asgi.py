@@ -38,6 +38,10 @@ class BodyLimits:
 
 DEFAULT_LIMITS = BodyLimits()
 
+THROWN_AWAY_BYTES = 64 * 1024 * 1024
+"""A refused body up to this is left to the server, which throws it away: on a connection that is closed under them most
+clients go on sending and never see the answer."""
+
 
 def route_path(scope: Scope) -> str:
     """Return the path below the mount point."""
@@ -216,10 +220,17 @@ async def _read_in_time(scope: Scope, receive: Receive, state: RequestState, lim
 async def _send_error(send: Send, exc: SmartRouterError, encoder: ErrorEncoder, scope: Scope) -> None:
     headers = error_headers(exc)
     # What is left of the body is not read; or the next request shall find somebody else. HTTP/2 has no such header.
-    if (exc.status in (408, 413) or exc.code == DrainingError.code) and scope.get("http_version", "1.1") < "2":
+    ends = exc.status == 408 or exc.code == DrainingError.code or (exc.status == 413 and _is_endless(scope))
+    if ends and scope.get("http_version", "1.1") < "2":
         headers.append((b"connection", b"close"))
     body = encoder(exc)
     await send_json(send, exc.status, b"" if scope["method"] == "HEAD" else body, headers)
+
+
+def _is_endless(scope: Scope) -> bool:
+    """Tell whether the length of a body is not known, or more than any server should have to throw away."""
+    lengths = [value for name, value in scope["headers"] if name.lower() == b"content-length" and value.isdigit()]
+    return not lengths or int(lengths[0][:18]) > THROWN_AWAY_BYTES
 
 
 def _too_large(max_bytes: int) -> BodyTooLargeError:

@@ -137,6 +137,17 @@ async def test_an_unknown_model_names_near_ones():
     assert "'chat'" in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+async def test_row_48_a_client_that_is_still_sending_sees_the_413(http: str):
+    """On a connection that is closed under it, it would see a reset, and send all of it again."""
+    async with RawServer(good) as engine:
+        async with serve(router_over(engine.base_url), http=http) as url, httpx.AsyncClient() as client:
+            for _ in range(3):
+                response = await client.post(f"{url}/v1/chat/completions", content=b"x" * 12_000_000)
+                assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
+            assert (await client.post(f"{url}/v1/chat/completions", json=chat())).status_code == 200
+
+
 @pytest.mark.parametrize("honest", [True, False])
 async def test_row_48_a_body_over_the_limit_is_413_and_the_rest_is_not_read(honest: bool):
     """By its Content-Length at once, chunked as soon as it is over; the connection is then closed."""
