@@ -84,7 +84,7 @@ async def test_a_lone_engine_is_asked_again():
 
 
 async def test_row_5_a_connection_that_dies_before_an_answer():
-    """RST or FIN after the request: one other candidate."""
+    """A reset after the request: one other candidate."""
 
     async def dying(exchange: Exchange) -> None:
         exchange.reset()
@@ -208,6 +208,18 @@ async def test_row_63_out_of_memory_at_one_engine_is_answered_by_the_next():
     async with RawServer(full) as bad, RawServer(good) as engine, gateway_over(bad, engine) as gateway:
         assert (await gateway.ask()).headers["x-smartrouter-backend"] == "b2"
         assert gateway.breaker("b1") == "closed"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_first_choice_that_fails_every_time_keeps_nobody_from_the_second(status: int):
+    """A request's first call of a backend is no retry there: no budget refuses it, however many have gone before."""
+    async with RawServer(answering(status)) as bad, RawServer(good) as engine:
+        router = router_over(bad.base_url, engine.base_url, resilience={"circuit_breaker": {"enabled": False}})
+        async with serve(router) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
+            for _ in range(10):
+                posts = [client.post("/v1/chat/completions", json=chat()) for _ in range(10)]
+                assert {response.status_code for response in await asyncio.gather(*posts)} == {200}
+    assert len(bad.exchanges) == len(engine.exchanges) == 100
 
 
 @pytest.mark.parametrize("breaker", [True, False], ids=["breaker", "no-breaker"])

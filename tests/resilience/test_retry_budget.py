@@ -160,6 +160,27 @@ def test_a_name_that_is_forgotten_leaves_the_others_budgets_alone_and_begins_ane
     assert [spend(board, backend, 0.0) for backend in ("a", "b")] == [1, 0]
 
 
+def test_who_falls_back_is_never_refused_earns_where_he_comes_and_makes_repetitions_rare() -> None:
+    board = BudgetBoard(reserve=3, refill_per_s=0.0)
+    for _ in range(100):
+        board.deposit("dead", 0.0)
+        board.fall_back("second", 0.0)
+    assert not board.withdraw("dead", 0.0), "the common budget went with those who fell back"
+    quiet = BudgetBoard(reserve=3, refill_per_s=0.0)
+    for _ in range(100):
+        quiet.deposit("busy", 0.0)
+        quiet.fall_back("second", 0.0, costs=False)
+    assert sum(quiet.withdraw("second", 0.0) for _ in range(100)) == 23, "a fifth of its requests, and the reserve"
+
+
+def test_a_client_s_own_retry_earns_nothing_where_it_falls_back() -> None:
+    board = BudgetBoard(reserve=0, refill_per_s=0.0)
+    for _ in range(100):
+        board.deposit("first", 0.0)
+        board.fall_back("second", 0.0, earns=False, costs=False)
+    assert not board.withdraw("second", 0.0)
+
+
 @pytest.mark.parametrize("wrong", [{"ratio": -0.1}, {"reserve": float("nan")}, {"refill_per_s": float("inf")}])
 def test_numbers_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=r"^retry\.budget: [^A-Z]+$"):

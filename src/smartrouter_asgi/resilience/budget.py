@@ -66,7 +66,12 @@ class RetryBudget:
 
 
 class BudgetBoard:
-    """One budget per backend and one for all of them together; a retry is paid from both or from none."""
+    """One budget per backend and one for all of them together; a retry is paid from both or from none.
+
+    A request's first call of a backend is a request there, whoever was asked before: it earns there, and is never
+    refused, or the budget of a dead backend would keep its requests from a healthy one. What it costs is taken from the
+    common budget as far as that reaches, so that repetitions become rare while much falls back.
+    """
 
     def __init__(self, *, ratio: float = 0.2, reserve: float = 10.0, refill_per_s: float = 1.0) -> None:
         self._ratio = ratio
@@ -79,6 +84,13 @@ class BudgetBoard:
         """Take note of one request first sent to `backend`; the name comes from configuration."""
         self._of(backend).deposit(now)
         self._total.deposit(now)
+
+    def fall_back(self, backend: str, now: float, *, earns: bool = True, costs: bool = True) -> None:
+        """Take note of a request that comes to `backend` after others; `costs`: somebody has worked for it already."""
+        if earns:
+            self._of(backend).deposit(now)
+        if costs:
+            self._total.withdraw(now)
 
     def withdraw(self, backend: str, now: float) -> bool:
         """Pay for one retry at `backend`, or return False and take nothing."""

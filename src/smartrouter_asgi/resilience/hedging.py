@@ -2,7 +2,7 @@
 
 1. An attempt at a stream has not spoken when its deployment's usual time is over: its hedge starts at the next
    candidate that does not rest, whose breaker is closed, and that would serve at once: it neither queues nor loads.
-2. It is paid from the retry budget, and counts as one of the request's extra attempts.
+2. It is paid from the retry budget of the slow one's backend, and counts as one of the request's extra attempts.
 3. The first to commit (`http.response.start`) wins, and the other is cancelled in the same step.
 4. One that fails leaves the other running; when both fail the loop goes on as after any failure.
 """
