@@ -66,7 +66,7 @@ class Card:
 
 
 class CardProbe:
-    """A driver's word on some cards. Any of them may be `silent` or `gone`, by UUID; and the driver may hang, or break."""
+    """A driver's word on some cards. Any may be `silent` or `gone`, by UUID; and the driver may hang, or break."""
 
     def __init__(self, *cards: Card) -> None:
         self.cards: Sequence[Card] = cards
