@@ -200,9 +200,19 @@ class _Relay:
             self._state.usage = upstream.usage
             await upstream.aclose()
 
+    async def _check_cancelled(self) -> None:
+        """Let a cancellation through that came in this very moment: who was ended must not begin to answer."""
+        work, entry = self._state.work, self._attempt.entry
+        if (
+            self._watchdog.expired is not None
+            or (work is not None and work.cancel_called)
+            or (entry is not None and entry.scope.cancel_called)
+        ):
+            await checkpoint_if_cancelled()
+
     async def _plain(self, upstream: Upstream) -> None:
         answer = await upstream.read()
-        await checkpoint_if_cancelled()  # who was ended in this very moment must not begin to answer
+        await self._check_cancelled()
         self._first_token()
         self._attempt.upstream_ended()
         headers = self._headers(upstream, b"application/json")
@@ -234,7 +244,7 @@ class _Relay:
                 if len(self._held) > MAX_HELD_BYTES:
                     raise FramingError("the engine sent much and said nothing", code="upstream_protocol")
                 return
-            await checkpoint_if_cancelled()  # as in `_plain`
+            await self._check_cancelled()
             data, self._held = self._held, b""
             watchdog.bound(self._state.deadline)
             self._first_token()
