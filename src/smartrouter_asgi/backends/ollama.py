@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from dataclasses import replace
 from functools import partial
@@ -74,6 +75,8 @@ class OllamaBackend(HTTPBackend):
         self._listed: dict[str, ModelInfo] = {}
         self._shown: dict[tuple[str, str | None], Shown] = {}
         self._looking: asyncio.Task[None] | None = None
+        self._settled_at = 0.0
+        """When the memory of the last load that failed is back; monotonic seconds."""
 
     def url_of(self, path: str) -> str:
         """Return the full URL of one of the engine's paths."""
@@ -152,8 +155,11 @@ class OllamaBackend(HTTPBackend):
         """Load with an empty prompt, or an empty text where the model only embeds; returns once it is in memory.
 
         Raises `AttemptError` of kind `MODEL_FAILED` when it cannot run here, with status 503 and code `vram_exhausted`
-        when memory ran out. Ollama gives a load up when this call is cancelled.
+        when memory ran out. Ollama gives a load up when this call is cancelled. One that follows a failed load waits
+        until the memory is back.
         """
+        if (settling_s := self._settled_at - time.monotonic()) > 0:
+            await anyio.sleep(settling_s)
         # With an empty prompt a keep_alive of 0 means: unload.
         residency = self._residency_of(model)
         if self.spec.keep_alive_s == 0:
@@ -168,7 +174,10 @@ class OllamaBackend(HTTPBackend):
                 payload = {"model": model, "input": "", **residency.members()}
                 answer = await self.call_json("POST", "/api/embed", payload, timeout_s=LOAD_TIMEOUT_S)
         except AttemptError as exc:
-            raise _load_failure(exc) from exc
+            failure = _load_failure(exc)
+            if failure.kind is FailureKind.MODEL_FAILED:
+                self._settled_at = time.monotonic() + self.unload_settle_s
+            raise failure from exc
         if isinstance(answer, dict) and answer.get("error"):
             raise engine_error(self.name, answer["error"])
 
