@@ -39,6 +39,9 @@ from .wire.call import OPERATION_PATHS, Call, parse_call
 from .wire.errors import stream_error_event
 from .wire.stream import Piece, PieceKind
 
+_NOT_THE_BACKEND = frozenset({DrainingError.code, "client_stalled", "stream_deadline"})
+"""Ends of a stream that are our doing or the client's: an engine that was still talking is none the worse for them."""
+
 MAX_HELD_BYTES = 64 * 1024
 FAREWELL_S = 1.0  # how long a client has to take the news that its stream broke
 DRAIN_S = 0.25  # how long to wait for the end of a stream that has said [DONE], so that its connection can be reused
@@ -348,7 +351,7 @@ class _Relay:
     def _observe(self, outcome: str, *, failed: bool = False) -> None:
         if outcome != "ok":
             self._state.outcome = outcome
-        if outcome != DrainingError.code:  # which is our doing, and says nothing about the backend
+        if outcome not in _NOT_THE_BACKEND:
             self._attempt.stream_ended(failed=failed)
         observer = self._dispatch._observer
         if observer is not None:

@@ -167,3 +167,28 @@ async def test_row_5_what_two_engines_died_of_is_given_to_no_third():
             response = await ask(client)
     assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_disconnected")
     assert [len(engine.exchanges) for engine in (one, two, three)] == [1, 1, 0]
+
+
+async def test_one_prompt_that_always_fails_opens_no_breaker_for_the_others():
+    """A generic 500 on one prompt, sent again and again, while everybody else is served."""
+
+    async def dislikes_one(exchange: Exchange) -> None:
+        await (answering(500) if b"poison" in exchange.body else good)(exchange)
+
+    async with RawServer(dislikes_one) as engine:
+        router = router_over(engine.base_url)
+        async with serve(router) as url, httpx.AsyncClient(base_url=url) as client:
+            for _ in range(10):
+                assert (await ask(client)).json() == ANSWER
+                assert (await ask(client, "poison")).status_code == 500
+            assert (await ask(client)).json() == ANSWER
+        assert closed(router)
+
+
+async def test_a_503_s_pause_holds_for_the_next_request_too():
+    async with RawServer(answering(503, extra="retry-after: 1\r\n")) as busy, RawServer(good) as engine:
+        router = router_over(busy.base_url, engine.base_url)
+        async with serve(router) as url, httpx.AsyncClient(base_url=url) as client:
+            for _ in range(5):
+                assert (await ask(client)).json() == ANSWER
+        assert len(busy.exchanges) == 1

@@ -188,12 +188,22 @@ def test_a_success_of_one_ends_no_rest_of_another() -> None:
     assert board.refusal("a/m", 0.0) is not None
 
 
-@pytest.mark.parametrize("kind", [k for k in K if k not in (K.RATE_LIMITED, K.MODEL_FAILED)])
+@pytest.mark.parametrize("kind", [k for k in K if k not in (K.RATE_LIMITED, K.SERVER, K.MODEL_FAILED)])
 def test_no_other_failure_rests_a_deployment(kind: K) -> None:
     board = RestBoard()
     for request in range(10):
         fail(board, AttemptError("x", kind=kind, retry_after_s=9.0), 0.0, request=request)
     assert board.refusal("a/m", 0.0) is None
+
+
+def test_a_server_that_asks_for_a_pause_gets_it_and_one_that_does_not_is_the_breaker_s_affair() -> None:
+    board = RestBoard()
+    fail(board, AttemptError("down", kind=K.SERVER, status=503), 0.0)
+    assert board.refusal("a/m", 0.0) is None
+    fail(board, AttemptError("busy", kind=K.SERVER, status=503, retry_after_s=2.0), 0.0)
+    refusal = board.refusal("a/m", 1.5, alone=True)
+    assert refusal is not None
+    assert (refusal.kind, refusal.status, refusal.retry_after_s) == (K.COOLING, 503, 0.5)
 
 
 def test_rest_can_be_switched_off() -> None:

@@ -29,6 +29,7 @@ from .attempt import Attempt, Held, let_go
 from .breaker import BreakerBoard
 from .budget import BudgetBoard
 from .hedging import Hedging, Race
+from .poison import PoisonBook
 from .rest import RestBoard
 from .retry import NEVER_REACHED, Failure, GiveUp, RetryPolicy, TryNow, Wait, decide, most_telling
 
@@ -55,6 +56,8 @@ class AttemptLoop:
     idle: Callable[[Deployment], Awaitable[bool | None]] | None = None
     """Asks whether an engine is idle again, so that it may be asked again after it went silent."""
     observer: Observer | None = None
+    poison: dict[tuple[str, str], PoisonBook] = field(default_factory=dict)
+    """Requests that keep failing, by backend and operation."""
 
     async def run(
         self,
@@ -222,7 +225,9 @@ class _Route:
         except (AttemptError, AdmissionError, UnsupportedParameterError) as exc:
             error = exc if isinstance(exc, AttemptError) else _as_attempt_error(exc)
             outcome, kind = error.code, error.kind
-            attempt.fail(error.kind)
+            if self._is_poison(attempt, kind):
+                attempt.cancel()
+            attempt.fail(kind)
             if self.committed():
                 raise
             self._note(index, attempt, error)
@@ -240,10 +245,20 @@ class _Route:
         else:
             outcome = "ok"
             attempt.succeed()
+            book = self.loop.poison.get((attempt.deployment.backend, self.operation))
+            if book and self.fingerprint is not None:
+                book.succeeded(self.fingerprint())
             self.loop.rests.succeeded(attempt.deployment.id, began=attempt.started)
             return None
         finally:
             self._observe(attempt, outcome, kind)
+
+    def _is_poison(self, attempt: Attempt, kind: FailureKind) -> bool:
+        """Tell whether a failure that a breaker would count is the request's own doing."""
+        if self.fingerprint is None or kind not in (FailureKind.SERVER, FailureKind.RESET):
+            return False
+        book = self.loop.poison.setdefault((attempt.deployment.backend, self.operation), PoisonBook())
+        return not book.failed(self.fingerprint(), self.loop.clock())
 
     def _look(self, attempt: Attempt) -> None:
         """Raise `AttemptError` when the deployment or its backend is left alone for now: before any queueing."""

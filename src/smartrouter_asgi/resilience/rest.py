@@ -1,7 +1,7 @@
 """Which deployments are left alone for a while: pure books, time is an argument.
 
 A breaker is about a server; a rest is about one model of it.
-1. A deployment that asks for a pause (429 with Retry-After) cools until then, at most `cooling_max_s`.
+1. A deployment that asks for a pause (429 or 5xx with Retry-After) cools until then, at most `cooling_max_s`.
 2. A model that cannot be loaded is passed over for `base_s`: asked only when nobody else is left. When it fails again
    it rests, refused even then: for `base_s`, doubled with each failure in a row up to `max_s`. A failure of an attempt
    that began before the last one was noted is late: it prolongs nothing.
@@ -99,7 +99,7 @@ class RestBoard:
         self, deployment: str, error: AttemptError, *, began: float, now: float, fingerprint: Callable[[], int]
     ) -> None:
         """Take note of a failed attempt that began at `began`; `fingerprint` tells one request from another."""
-        if error.kind is FailureKind.RATE_LIMITED:
+        if error.kind is FailureKind.RATE_LIMITED or (error.kind is FailureKind.SERVER and error.retry_after_s):
             books = self._books.setdefault(deployment, _Books())
             pause_s = min(error.retry_after_s or 0.0, self.policy.cooling_max_s)
             books.leave_alone(now, pause_s, error, FailureKind.COOLING)
