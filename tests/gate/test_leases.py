@@ -129,6 +129,9 @@ async def test_row_63_memory_that_runs_out_at_work_is_503_and_the_engine_is_aske
         assert error_code(await rig.ask("a")) == (503, "vram_exhausted")
         assert {state for _, _, state in rig.router.breakers.states()} <= {"closed"}
         assert (await rig.ask("b")).status_code == 200
+        done = rig.decisions()
+        assert ("local/a:latest", "vanished") in done  # the engine was asked before the next decision
+        assert ("local/a:latest", "evict") not in done
         assert (await rig.ask("a")).status_code == 200
 
 
