@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n 2
 
-.PHONY: demo test lint format bench readme clean
+.PHONY: demo test lint format bench mutants readme clean
 
 $(VENV)/.server: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "smartrouter-asgi needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -36,8 +36,14 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev  ## measures, and writes benchmarks/results/
 	$(BIN)/python -m benchmarks.overhead
 
+mutants: $(VENV)/.dev  ## changes the pure parts of resilience and lists what no test notices; see tests/resilience/MUTANTS.md
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[mutants]'
+	$(BIN)/python -m mutmut run
+	$(BIN)/python -m mutmut results --all true | sed -E 's/.*resilience\.([a-z]+)\..*: (.*)/\1 \2/' | sort | uniq -c
+	$(BIN)/python -m mutmut results
+
 readme: $(VENV)/.dev  ## writes the README's tables of engines anew
 	$(BIN)/python -m tests.readme_tables
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis mutants build dist
