@@ -60,6 +60,23 @@ def translation(result: Mapping[str, Any]) -> str:
     return "\n\n".join([measured_on(result), table(head, rows)])
 
 
+def ollama_gate(result: Mapping[str, Any]) -> str:
+    """Return the table of `ollama_gate`."""
+    columns = ("wait_mean", "wait_p95", "wait_max", "wall")
+    rows = [
+        [
+            str(row["models"]),
+            row["way"],
+            str(row["requests"]),
+            f"{row['loads']['median']:g}",
+            *[spread(row[name]) for name in columns],
+        ]
+        for row in result["runs"]
+    ]
+    head = ("models", "requests go", "requests", "loads", "mean wait s", "p95 s", "longest s", "wall s")
+    return "\n\n".join([measured_on(result), table(head, rows)])
+
+
 def _variants(result: Mapping[str, Any]) -> str:
     figures = {(f["variant"], f["scenario"], f["metric"]): f for f in result["figures"]}
     rows = []
@@ -107,6 +124,7 @@ SECTIONS = (
     ("layers", "In process", layers),
     ("translation", "Translation", translation),
     ("resilience", "What faults cost", resilience),
+    ("ollama_gate", "What the gate saves", ollama_gate),
     ("gate_simulation", "Sharing GPU memory", gate_simulation),
 )
 

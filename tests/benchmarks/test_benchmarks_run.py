@@ -153,3 +153,24 @@ def test_resilience(tmp_path: Path):
     readme.write_text("<!-- results: begin --><!-- results: end -->")
     run("report", "--results", str(tmp_path), "--readme", str(readme))
     assert "### What faults cost" in readme.read_text()
+
+
+def test_ollama_gate(tmp_path: Path):
+    """Every request is answered either way, or the run itself fails; the gate never loads more often than Ollama alone."""
+    printed = run("ollama_gate", "--quick", "--out", str(tmp_path))
+    found = result(tmp_path, "ollama_gate")
+    assert [(row["models"], row["way"]) for row in found["runs"]] == [
+        (models, way) for models in (2, 3) for way in ("straight to Ollama", "through the gate")
+    ]
+    for row in found["runs"]:
+        for name in ("loads", "wait_mean", "wait_p95", "wait_max", "wall"):
+            assert_figure(row[name])
+        assert row["loads"]["median"] >= row["models"]
+        assert row["wait_mean"]["median"] <= row["wait_p95"]["median"] <= row["wait_max"]["median"]
+    for straight, gated in zip(found["runs"][::2], found["runs"][1::2], strict=True):
+        assert gated["loads"]["median"] <= straight["loads"]["median"]
+    assert "through the gate" in printed
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results: begin --><!-- results: end -->")
+    run("report", "--results", str(tmp_path), "--readme", str(readme))
+    assert "### What the gate saves" in readme.read_text()
