@@ -156,7 +156,7 @@ def test_resilience(tmp_path: Path):
 
 
 def test_ollama_gate(tmp_path: Path):
-    """Every request is answered either way, or the run itself fails; the gate never loads more often than Ollama alone."""
+    """Every request is answered either way, or the run itself fails; the gate never loads more often."""
     printed = run("ollama_gate", "--quick", "--out", str(tmp_path))
     found = result(tmp_path, "ollama_gate")
     assert [(row["models"], row["way"]) for row in found["runs"]] == [
