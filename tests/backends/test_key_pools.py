@@ -222,25 +222,33 @@ async def test_what_every_key_is_refused_for_is_the_request_s_fault(status: int)
         assert [state for _, state, _ in states(router)] == ["retired" if status == 403 else "resting", "ready"]
 
 
-@pytest.mark.parametrize(("status", "answered", "state"), [(401, 502, "retired"), (429, 429, "resting")])
-async def test_the_only_key_is_asked_every_time(
-    status: int, answered: int, state: str, caplog: pytest.LogCaptureFixture
-):
-    """As a backend without a pool: what the engine says is passed on, and a mended engine serves at once."""
-    script = Engine(one=(status, b"{}", "retry-after: 3600\r\n"))
+async def test_the_only_key_is_asked_every_time(caplog: pytest.LogCaptureFixture):
+    """As a backend without a pool: a mended engine serves at once, and the warning is given once."""
+    script = Engine(one=(401, b"{}", ""))
     async with RawServer(script) as engine:
         router = keyed(engine.base_url, keys=KEYS[:1])
         async with serve(router) as url:
             for _ in range(2):
-                response = await ask(url)
-                assert response.status_code == answered
-                assert response.headers.get("retry-after") == ("3600" if status == 429 else None)
-            assert states(router) == [(1, state, 0)]
+                assert (await ask(url)).status_code == 502
+            assert states(router) == [(1, "retired", 0)]
             script.refuses.clear()
             assert (await ask(url)).status_code == 200
             assert states(router) == [(1, "ready", 0)]
     assert len(engine.exchanges) == 3
-    assert caplog.text.count("api key 1 of 1 was refused") == (1 if status == 401 else 0)
+    assert caplog.text.count("api key 1 of 1 was refused") == 1
+
+
+async def test_the_pause_of_the_only_key_is_told_and_kept():
+    """What the provider says is passed on; until then, or for five minutes, it is not asked in vain."""
+    script = Engine(one=(429, b"{}", "retry-after: 3600\r\n"))
+    async with RawServer(script) as engine:
+        router = keyed(engine.base_url, keys=KEYS[:1])
+        async with serve(router) as url:
+            first, second = await ask(url), await ask(url)
+    assert (first.status_code, first.headers["retry-after"]) == (429, "3600")
+    assert (second.status_code, second.json()["error"]["code"]) == (429, "rate_limited")
+    assert 290 <= int(second.headers["retry-after"]) <= 300
+    assert len(engine.exchanges) == 1
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 503])

@@ -80,7 +80,7 @@ async def test_a_file_is_served(tmp_path: Path):
         )
         async with serving("--config", str(file)) as served:
             assert '"model":"chat"' in served.text
-            assert "warning: backends.box: per-device gating comes later" in served.text
+            assert "GPU memory: local models are not gated" in served.text
             assert (await served.request(served.curls[0])).headers["x-smartrouter-backend"] == "box"
 
 
