@@ -150,6 +150,16 @@ def test_board_opens_its_budgets_with_the_numbers_of_the_contract_unless_said_ot
     assert spend(board, "a", 3.0) == 4
 
 
+def test_what_a_backend_earns_as_a_fallback_is_its_own_and_of_its_time() -> None:
+    board = BudgetBoard(ratio=0.5, reserve=2.0, refill_per_s=0.0)
+    for _ in range(20):
+        board.deposit("busy", 0.0)
+    assert spend(board, "b", 0.0) == 2
+    for _ in range(4):
+        board.fall_back("b", 1.0, costs=False)
+    assert [spend(board, backend, 1.0) for backend in ("b", "c")] == [2, 2]
+
+
 def test_a_name_that_is_forgotten_leaves_the_others_budgets_alone_and_begins_anew() -> None:
     board = BudgetBoard(ratio=1.0, reserve=1.0, refill_per_s=0.0)
     for _ in range(20):
