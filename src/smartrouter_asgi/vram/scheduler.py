@@ -89,7 +89,7 @@ class Scheduler:
         waiting = len(self.queue)
         if waiting >= self.policy.max_queue:  # 2
             self._note(now, key, "reject", "the queue is full")
-            retry_after_s = self.projected_wait_s(key, now=now)
+            retry_after_s = max(1.0, self.projected_wait_s(key, now=now))
             return [Reject(ticket=ticket, error=refusals.queue_full(waiting, retry_after_s=retry_after_s))]
         expires = min(now + self.policy.max_wait_s, deadline)
         since = now + priority * PRIORITY_STEP_S
@@ -97,11 +97,11 @@ class Scheduler:
         return self._advance(now)
 
     def projected_wait_s(self, key: ModelKey, *, now: float) -> float:
-        """Return a guess of how long a request for this model would queue if it came now; at least 1 s, if at all."""
+        """Return a guess of how long a request for this model would queue if it came now."""
         key = self.ledger.names.canonical(key)
         if self.is_open(key):
             return 0.0
-        return max(1.0, projected_wait_s(key, self.ledger, self.queue, self.policy, now=now))
+        return projected_wait_s(key, self.ledger, self.queue, self.policy, now=now)
 
     def cancel(self, ticket: int, *, now: float) -> list[Effect]:
         """Forget a waiter; harmless when it does not wait any more."""
@@ -277,7 +277,7 @@ class Scheduler:
 
     def _timed_out(self, waiter: Waiter, now: float) -> Reject:
         self._note(now, waiter.key, "reject", "waited too long")
-        retry_after_s = self.projected_wait_s(waiter.key, now=now)
+        retry_after_s = max(1.0, self.projected_wait_s(waiter.key, now=now))
         error = refusals.queue_timeout(waiter.key, now - waiter.came, retry_after_s=retry_after_s)
         return Reject(ticket=waiter.ticket, error=error)
 
