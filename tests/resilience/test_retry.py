@@ -33,6 +33,7 @@ FINAL = [
 SILENT = [K.FIRST_TOKEN_TIMEOUT, K.RESET]
 COMES_BACK = [K.CONNECT, K.SERVER, K.RATE_LIMITED]
 PAUSED = [K.COOLING, K.LOCAL]
+NO_WORK = NEVER_REACHED | {K.AUTH, K.MODEL_MISSING}
 
 
 def f(candidate: int, kind: K, at: float = 100.0, retry_after_s: float | None = None) -> Failure:
@@ -50,8 +51,7 @@ def test_first_attempt_goes_to_the_first_candidate_for_free() -> None:
 
 @pytest.mark.parametrize("kind", sorted(set(K) - {K.REJECTED, K.STALE}, key=str))
 def test_untried_candidate_is_tried_at_once(kind: K) -> None:
-    no_work = NEVER_REACHED | {K.AUTH, K.MODEL_MISSING}
-    assert after(f(0, kind), candidates=2) == TryNow(1, costs_budget=kind not in no_work)
+    assert after(f(0, kind), candidates=2) == TryNow(1, costs_budget=kind not in NO_WORK)
 
 
 @pytest.mark.parametrize("candidates", [1, 2])
@@ -244,13 +244,13 @@ def test_laws_hold_over_any_history(
         return
     reached = [failure for failure in failures if failure.kind not in NEVER_REACHED]
     assert len(reached) <= (policy.max_retries if policy.enabled else 0)
-    assert decision.costs_budget == bool(reached)
+    assert decision.costs_budget == any(failure.kind not in NO_WORK for failure in failures)
     start = now + decision.delay_s if isinstance(decision, Wait) else now
     assert start < deadline
     assert not isinstance(decision, Wait) or decision.delay_s > 0
     kinds = [failure.kind for failure in failures]
     assert K.REJECTED not in kinds
-    assert kinds.count(K.RESET) < 2 or failures[-1].kind is K.STALE
+    assert kinds.count(K.RESET) + kinds.count(K.UPLOAD) < 2 or failures[-1].kind is K.STALE
     own = [failure for failure in failures if failure.candidate == decision.candidate]
     assert not {failure.kind for failure in own} & set(FINAL)
     if own:
