@@ -35,6 +35,7 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev  ## measures, and writes benchmarks/results/
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.resilience
 
 mutants: $(VENV)/.dev  ## changes the pure parts of resilience and lists what no test notices; see tests/resilience/MUTANTS.md
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[mutants]'
