@@ -10,6 +10,10 @@ Rivals are compared with the gate without `max_wait`, for they turn nobody away.
    A drain is what lies between the last request let into a model and the end of the last one there, as it was seen.
 4. `surplus_rejected`: with `max_wait`, nobody is sent away earlier, and nobody is let in later than that and one load
    (whose model is being loaded already, waits for the load), at a utilisation above 1; and somebody is sent away.
+
+The next three are asked at a utilisation below 1: above it, without `max_wait`, waits only tell how long requests kept
+coming.
+
 5. `not_dominated`: no rival is better in one of mean and maximum wait and at least equal in the other, at the default
    `fair_after`.
 6. `curve_covers`: for each rival some `fair_after` has no higher maximum and no higher mean.
@@ -92,6 +96,8 @@ def _surplus_rejected(experiment: Experiment, _: Sequence[Contender]) -> Iterato
 
 
 def _not_dominated(experiment: Experiment, _: Sequence[Contender]) -> Iterator[Finding]:
+    if utilisation(experiment.pattern, round_s=ROUND_S) >= 1:
+        return
     ours = experiment.outcomes[DEFAULT.name]
     better = [rival.name for rival in RIVALS if dominates(experiment.outcomes[rival.name], ours)]
     told = f"ours {_pair(ours)}" + "".join(f"; {name} {_pair(experiment.outcomes[name])}" for name in better)
@@ -99,6 +105,8 @@ def _not_dominated(experiment: Experiment, _: Sequence[Contender]) -> Iterator[F
 
 
 def _curve_covers(experiment: Experiment, curve: Sequence[Contender]) -> Iterator[Finding]:
+    if utilisation(experiment.pattern, round_s=ROUND_S) >= 1:
+        return
     points = [experiment.outcomes[policy.name] for policy in curve]
     missed = [
         rival.name for rival in RIVALS if not any(covers(point, experiment.outcomes[rival.name]) for point in points)
@@ -112,6 +120,8 @@ def _curve_covers(experiment: Experiment, curve: Sequence[Contender]) -> Iterato
 
 
 def _off_costs_nothing(experiment: Experiment, _: Sequence[Contender]) -> Iterator[Finding]:
+    if utilisation(experiment.pattern, round_s=ROUND_S) >= 1:
+        return
     ours_s = experiment.outcomes[OFF.name].mean_wait_s
     best_s, name = min((experiment.outcomes[rival.name].mean_wait_s, rival.name) for rival in RIVALS)
     yield ours_s <= OFF_FACTOR * best_s, f"{ours_s:.2f} s against {best_s:.2f} s of {name}: {ours_s / best_s:.2f}"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from smartrouter_asgi.deployment import LoadedModel
+from smartrouter_asgi.vram.devices import Device, Devices
 from smartrouter_asgi.vram.effects import Effect, Grant, Reject, StartLoad, StartReconcile, StartUnload
 from smartrouter_asgi.vram.ledger import VRAMLedger
 from smartrouter_asgi.vram.names import ModelKey
@@ -18,7 +19,6 @@ from smartrouter_asgi.vram.policy import GatePolicy
 from smartrouter_asgi.vram.scheduler import Scheduler
 
 from .machine import Machine, State
-from .room import device_with_room
 from .values import Request
 
 BACKEND = "engine"
@@ -32,7 +32,10 @@ SchedulerFactory = Callable[[Machine, GatePolicy], Scheduler]
 
 def real_scheduler(machine: Machine, policy: GatePolicy) -> Scheduler:
     """Make the gate's scheduler for the devices of a machine."""
-    return Scheduler(VRAMLedger(sum(machine.devices), default_estimate_bytes=0), policy)
+    devices = Devices(
+        Device(id=str(index), limit_bytes=limit_bytes, index=index) for index, limit_bytes in enumerate(machine.devices)
+    )
+    return Scheduler(VRAMLedger(devices, default_estimate_bytes=0), policy)
 
 
 class Ours:
@@ -66,8 +69,10 @@ class Ours:
         )
 
     def finished(self, request: Request) -> None:
-        """Give the lease back."""
-        self._apply(self._scheduler.released(ModelKey(BACKEND, request.model), now=self._machine.now))
+        """Give the lease back, and tell how long it was held."""
+        now = self._machine.now
+        held_s = now - (self._machine.records[request.ticket].admitted_at or 0.0)
+        self._apply(self._scheduler.released(ModelKey(BACKEND, request.model), now=now, held_s=held_s))
 
     def loaded(self, model: str) -> None:
         """Report a load with the time it took."""
@@ -90,9 +95,10 @@ class Ours:
                     machine.reject(self._requests.pop(ticket))
                 case StartLoad(key=key):
                     self._loads_since[key.model] = machine.now
-                    device = device_with_room(machine, machine.models[key.model].size_bytes)
-                    assert device is not None, f"no device has room for {key.model}"
-                    machine.load(key.model, device)
+                    held = self._scheduler.ledger.get(key)
+                    assert held is not None, f"nothing is reserved for {key.model}"
+                    (device,) = held.placement
+                    machine.load(key.model, int(device))
                 case StartUnload(key=key):
                     machine.unload(key.model)
                 case StartReconcile():
@@ -118,12 +124,15 @@ class Ours:
 
     def _set_wakeup(self) -> None:
         at = self._scheduler.next_wakeup(now=self._machine.now)
-        if at == math.inf or self._machine.now < self._wakeup <= at:
+        if at == self._wakeup:
+            return
+        self._wakeup = at
+        if at == math.inf:
             return
 
         def wake() -> None:
-            self._wakeup = math.inf
-            self._apply(self._scheduler.tick(now=self._machine.now))
+            if self._wakeup == at:  # else another moment has taken its place
+                self._wakeup = math.inf
+                self._apply(self._scheduler.tick(now=self._machine.now))
 
-        self._wakeup = at
-        self._machine.call_at(at, wake)
+        self._machine.call_at(max(at, self._machine.now), wake)

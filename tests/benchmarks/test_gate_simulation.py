@@ -115,11 +115,11 @@ def test_an_engine_serves_as_many_at_once_as_it_has_slots():
 
 @pytest.mark.parametrize("make", PATTERNS, ids=lambda make: make.__name__)
 def test_every_request_ends_once_under_every_policy_and_a_seed_tells_all(make):
-    pattern = make(3, 0.08)
+    pattern = make(3, 0.05)
     for policy in POLICIES:
         first = play(pattern, policy)  # the machine asserts its laws meanwhile
         assert first.served + first.rejected == len(pattern.requests)
-        assert play(make(3, 0.08), policy) == first
+        assert play(make(3, 0.05), policy) == first
 
 
 def test_seeds_differ():
@@ -206,7 +206,7 @@ def play_waits(pattern: Pattern, make: Callable[[Machine], Policy]) -> dict[str,
 @pytest.fixture(scope="module")
 def verdicts():
     policies = contenders((15.0, float("inf")))
-    return [verdict for run in experiments([0, 1], 0.5, policies) for verdict in judge(run, policies)]
+    return [verdict for run in experiments([0], 0.3, policies) for verdict in judge(run, policies)]
 
 
 HOLD = {
@@ -214,7 +214,7 @@ HOLD = {
     "shorter_wait": {"alternating", "zipf", "overload", "heavy_tail", "two_gpus"},
     "bounded_wait": {"alternating", "zipf", "bursts", "hog", "hog_beside", "steady", "heavy_tail", "two_gpus"},
     "surplus_rejected": {"overload"},
-    "not_dominated": {"hog", "hog_beside"},
+    "not_dominated": {"hog"},
 }
 
 
@@ -230,7 +230,7 @@ def test_the_checker_sees_what_is_not_met():
     policies = contenders((15.0, float("inf")))
     never_fair = replace(policies[3], make=policies[4].make)
     pattern_policies = (*policies[:3], never_fair, *policies[4:])
-    pattern = hog(0, 0.5)
+    pattern = hog(0, 0.3)
     run = Experiment(
         pattern=pattern, seed=0, outcomes={policy.name: play(pattern, policy) for policy in pattern_policies}
     )
