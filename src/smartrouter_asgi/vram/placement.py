@@ -36,7 +36,7 @@ def place(need_bytes: int, free_bytes: Mapping[str, int], rule: PlacementRule) -
         return {roomy[0][1]: need_bytes}
     roomy = [(room, device) for room, device in roomy if room > 0]
     total_bytes = sum(room for room, _ in roomy)
-    if not rule.split or total_bytes < need_bytes:
+    if not rule.split or not roomy or total_bytes < need_bytes:
         return None
     return _shares(need_bytes, roomy)
 
@@ -80,9 +80,10 @@ def seen_placement(
 
 
 def _shares(size_bytes: int, weights: list[tuple[int, str]]) -> dict[str, int]:
-    """Divide bytes in proportion to weights, to the last byte."""
+    """Divide bytes in proportion to weights, to the last byte; no share is rounded up by more than to a whole byte."""
     total = sum(weight for weight, _ in weights)
     shares = {device: size_bytes * weight // total for weight, device in weights}
-    first = next(iter(shares))
-    shares[first] += size_bytes - sum(shares.values())
+    rounded_down = [device for weight, device in weights if size_bytes * weight % total]
+    for device in rounded_down[: size_bytes - sum(shares.values())]:
+        shares[device] += 1
     return shares

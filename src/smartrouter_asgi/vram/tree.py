@@ -14,7 +14,7 @@ from .ledger import HoldingState
 from .order import by_turn, is_old
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from .ledger import VRAMLedger
     from .names import ModelKey
@@ -87,9 +87,13 @@ class _Owed:
         left_bytes = ledger.room_together(gone={*gone, *self._leaving}, coming=True) - self._together_bytes
         return placement if ledger.devices.together(placement) <= left_bytes else None
 
+    def keep(self, devices: Iterable[str]) -> None:
+        """Let nothing new go to these devices."""
+        self._devices.update(devices)
+
     def owe(self, placement: Placement, *, gone: Collection[ModelKey] = ()) -> None:
         """Keep a place for a group whose turn it is, which it can take once the models in `gone` have left."""
-        self._devices.update(placement)
+        self.keep(placement)
         self._together_bytes += self._ledger.devices.together(placement)
         self._leaving.update(gone)
 
@@ -147,13 +151,15 @@ def decide(
         chosen = choose_closing(in_its_way, enough, already=closing.get(key, ()))
         if frozenset(chosen or ()) != closing.get(key, frozenset()):  # 7.7
             return Close(residents=frozenset(chosen or ()), key=key)
-        if chosen is None:  # 7.9: a load under way is in its way, or others hold the memory
-            chosen = tuple(held.key for held in ledger.holdings() if not ledger.stays(held.key))
-            placement = where(gone=chosen, coming=True, after_loads=True)
-        else:
-            placement = where(gone=chosen, coming=True)
-        if placement is not None:
-            owed.owe(placement, gone=chosen)
+        if chosen is not None:
+            owed.owe(where(gone=chosen, coming=True) or {}, gone=chosen)
+            continue
+        everybody = tuple(held.key for held in ledger.holdings() if not ledger.stays(held.key))
+        placement = where(gone=everybody, coming=True, after_loads=True)
+        if placement is not None:  # 7.9: a load under way is in its way
+            owed.owe(placement, gone=everybody)
+        else:  # it has its turn after others, or others hold the memory
+            owed.keep(ledger.where(key, gone=everybody, coming=True) or ())
     return None
 
 
