@@ -31,11 +31,11 @@ def fronts(result: Mapping[str, Any]) -> str:
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{OURS}" stroke-width="1.5"/>')
         drawn += [_dot(px, py, OURS, 2.5) for px, py, _ in points]
         drawn += [_text(px + 4, py - 4, label, OURS, 8) for px, py, label in _spread_labels(points)]
-        for row in rivals:
+        for place, row in enumerate(rivals):
             most, mean = _value(row, "max_wait_s"), _value(row, "mean_wait_s")
             beyond = "" if x.holds(most) and y.holds(mean) else f"{mean:.0f} / {most:.0f} s"
             drawn.append(_dot(x.at(most), y.at(mean), COLOURS[row["policy"]], 4))
-            drawn.append(_text(x.at(most) - 6, y.at(mean) + 3, beyond, COLOURS[row["policy"]], 8, "end"))
+            drawn.append(_text(x.at(most) - 6, y.at(mean) + 3 + 10 * place, beyond, COLOURS[row["policy"]], 8, "end"))
         drawn.append(_text(LEFT, PANEL_H - 8, "maximum wait, s", "#444", 9))
         drawn.append(_text(6, 22, "mean wait, s", "#444", 9))
         parts.append(_panel(index, described["title"], drawn))
@@ -91,6 +91,9 @@ class Axis:
         decades = range(math.floor(self._low), math.ceil(self._high) + 1)
         fine = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
         inside = [tick for tick in fine if self._low <= math.log10(tick) <= self._high]
+        if len(inside) < 3:
+            fine = [step * 10.0**decade for decade in decades for step in (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)]
+            inside = [tick for tick in fine if self._low <= math.log10(tick) <= self._high]
         return inside if len(inside) <= 6 else [tick for tick in inside if math.log10(tick).is_integer()]
 
     def ticks_below(self, y: float) -> list[str]:
