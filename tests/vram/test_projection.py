@@ -102,7 +102,7 @@ def test_idle_models_cost_no_wait():
 
 
 def test_a_fresh_model_is_waited_for_until_it_may_go_or_the_waiter_is_old():
-    world = seen(World(budget=4, fair_after_s=15), B)
+    world = seen(World(budget=4, fair_after_s=15, min_residency=1.0), B)
     world.request(A)
     world.load(A, load_s=12.0)
     world.release(A)

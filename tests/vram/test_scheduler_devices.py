@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from smartrouter_asgi.deployment import LoadedModel
@@ -118,6 +116,25 @@ def test_a_young_group_that_waits_for_a_load_is_passed():
     assert loads(world.request(C, size=2)) == [C]
 
 
+def test_a_group_that_has_its_turn_after_an_old_one_is_not_passed_either():
+    rules = {**SPLIT, "one": PlacementRule(devices=("0",)), "box": PlacementRule(devices=("1",))}
+    world = World(devices(10, 10), rules=rules, sizes={"F": 8}, fair_after_s=15, max_wait_s=1000)
+    world.resident(FIRST, busy=(FIRST,))
+    world.request(ModelKey("one", "O"), size=8)
+    world.request(S, size=18)
+    world.tick(15)
+    assert world.scheduler.closed == {FIRST}
+    assert world.request(A) == []
+
+
+def test_who_waits_for_a_model_that_is_leaving_is_not_passed_by_who_came_later():
+    world = World(budget=10).resident(A)
+    world.do(world.scheduler.unload(A, now=world.now))
+    world.request(A)
+    assert world.request(B) == []
+    assert loads(world.gone(A)) == [A]
+
+
 @pytest.mark.parametrize(("size", "passes"), [(11, False), (10, True)])
 def test_nobody_takes_from_the_limit_over_all_what_an_old_group_waits_for(size, passes):
     rules = {"one": PlacementRule(devices=("1",)), "box": PlacementRule(devices=("0",))}
@@ -158,6 +175,26 @@ def test_closing_a_model_that_older_requests_wait_for_is_not_tried():
     assert loads(world.gone(A)) == [B]
 
 
+def test_of_two_closed_models_the_one_that_older_requests_wait_for_is_left_to_them():
+    """As before, where the limit over all leaves a choice of whom to close for the third."""
+    rules = {"x": PlacementRule(devices=("0",)), "y": PlacementRule(devices=("1",)), "z": PlacementRule(devices=("2",))}
+    world = World(devices(24, 10, 10, cap=40), rules=rules, sizes={"A": 10, "Z": 24}, fair_after_s=15, max_wait_s=1000)
+    for key in (ModelKey("y", "A"), ModelKey("x", "Z")):
+        world.now += 1
+        world.request(key)
+        world.now += 1
+        world.scheduler.load_finished(key, now=world.now, load_s=1.0)
+        world.answer()
+    world.request(ModelKey("x", "B"), size=10)
+    world.request(ModelKey("y", "C"), size=10)
+    world.tick(15)
+    world.request(ModelKey("y", "A"))
+    world.now += 1
+    world.request(ModelKey("z", "F"), size=8)
+    world.tick(15)
+    assert world.scheduler.closing[ModelKey("z", "F")] == {ModelKey("x", "Z")}
+
+
 def test_nobody_is_closed_for_a_group_that_cannot_get_in_even_so():
     world = World(devices(10, totals=[20]), fair_after_s=15, max_wait_s=1000)
     world.used = {"0": 8}
@@ -186,19 +223,19 @@ def test_without_auto_unload_a_split_model_keeps_its_turn_beside_a_load():
 
 
 def test_a_fresh_model_stays_as_long_as_its_load_took():
-    world = World(budget=4)
+    world = World(budget=4, reconcile_ttl_s=1000, min_residency=1.0)
     world.request(A)
     world.now += 3
     world.load(A, load_s=3.0)
     world.release(A)
     assert world.request(B) == []
-    assert world.scheduler.next_wakeup(now=world.now) < math.inf
+    assert world.scheduler.next_wakeup(now=world.now) == world.now + 3
     assert world.tick(2.9) == []
     assert unloads(world.tick(0.1)) == [A]
 
 
 def test_an_old_waiter_does_not_wait_for_residency():
-    world = World(budget=4, fair_after_s=15, max_wait_s=1000)
+    world = World(budget=4, fair_after_s=15, max_wait_s=1000, min_residency=1.0)
     world.request(A)
     world.now += 100
     world.load(A, load_s=100.0)
@@ -206,6 +243,52 @@ def test_an_old_waiter_does_not_wait_for_residency():
     world.request(B)
     assert world.tick(14.9) == []
     assert unloads(world.tick(0.1)) == [A]
+
+
+def test_an_idle_model_may_go_at_once_by_default():
+    world = World(budget=4)
+    world.request(A)
+    world.load(A, load_s=100.0)
+    world.release(A)
+    assert unloads(world.request(B)) == [A]
+
+
+def test_a_model_in_use_has_a_turn_before_it_is_closed_for_one_other():
+    """Twice its load, or as long as anybody may have to wait: else its load was for little."""
+    world = World(budget=4, fair_after_s=15, max_wait_s=1000, min_turn=2.0)
+    world.request(A)
+    world.request(B)
+    world.now += 13  # a load of 5 s ends while the other one has waited for 13
+    world.load(A, load_s=5.0)
+    world.tick(2.0)
+    assert not world.scheduler.closed, "B is old, and A has served for 2 s"
+    assert world.scheduler.next_wakeup(now=world.now) <= world.now + 8
+    world.tick(7.9)
+    assert not world.scheduler.closed
+    world.tick(0.1)
+    assert world.scheduler.closed == {A}
+
+
+def test_a_turn_is_never_longer_than_anybody_may_have_to_wait():
+    world = World(budget=4, fair_after_s=15, max_wait_s=1000, min_turn=2.0)
+    world.request(A)
+    world.request(B)
+    world.now += 60
+    world.load(A, load_s=60.0)
+    world.tick(14.9)
+    assert not world.scheduler.closed
+    world.tick(0.1)
+    assert world.scheduler.closed == {A}
+
+
+def test_where_several_have_waited_too_long_nobody_has_a_turn():
+    world = World(budget=4, fair_after_s=15, max_wait_s=1000, min_turn=2.0)
+    world.request(A)
+    world.request(B)
+    world.request(C)
+    world.now += 20
+    world.load(A, load_s=60.0)
+    assert world.scheduler.closed == {A}
 
 
 def test_a_lower_priority_value_goes_first():

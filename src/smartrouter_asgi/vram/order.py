@@ -8,9 +8,12 @@ A priority is worth time: a step up makes a request as old as if it had come ten
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .ledger import VRAMLedger
     from .names import ModelKey
     from .policy import GatePolicy
@@ -34,6 +37,24 @@ def by_turn(queue: WaitQueue, ledger: VRAMLedger, policy: GatePolicy, *, now: fl
 def is_old(key: ModelKey, queue: WaitQueue, policy: GatePolicy, *, now: float) -> bool:
     """Whether a model's oldest waiter has waited long enough to be owed the memory."""
     return now >= queue.oldest(key).since + policy.fair_after_s
+
+
+def has_turn_left(
+    residents: Iterable[ModelKey], ledger: VRAMLedger, queue: WaitQueue, policy: GatePolicy, *, now: float
+) -> bool:
+    """Whether a model in use was loaded so short a while ago that closing it would undo its load for little.
+
+    Only while a single model has waited for too long: where several have, each of them would wait for every turn.
+    """
+    old = [key for key in queue.models() if ledger.get(key) is None and is_old(key, queue, policy, now=now)]
+    return len(old) == 1 and any(now < turn_ends(key, ledger, policy) for key in residents)
+
+
+def turn_ends(key: ModelKey, ledger: VRAMLedger, policy: GatePolicy) -> float:
+    """Return until when a resident that we loaded may serve undisturbed."""
+    held = ledger.get(key)
+    turn_s = min(policy.min_turn * ledger.load_s(key), policy.fair_after_s)
+    return -math.inf if held is None else held.loaded_at + turn_s
 
 
 def score(key: ModelKey, queue: WaitQueue, ledger: VRAMLedger, *, now: float) -> float:

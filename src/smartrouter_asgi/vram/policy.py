@@ -37,7 +37,10 @@ class GatePolicy:
     """Once the oldest waiter is this old, the residents in its way take no new requests."""
     spill_after_s: float = 10.0
     """Projected wait beyond which a request that has another candidate goes there instead of queueing."""
-    min_residency: float = 1.0
+    min_turn: float = 2.0
+    """A model in use is not closed for one other that waits before it has served for so many times what its load took,
+    at most for `fair_after_s`. Where several have waited too long, each is due at once."""
+    min_residency: float = 0.0
     """A model stays for at least so many times what its load took, unless somebody has waited for `fair_after_s`."""
     unknown: UnknownBudget = "open"
     reconcile_ttl_s: float = 2.0
@@ -54,7 +57,7 @@ class GatePolicy:
             raise ConfigurationError(f"unload_strategy {self.unload_strategy!r}: lru, largest or cost")
         if self.unknown not in ("open", "closed"):
             raise ConfigurationError(f"unknown {self.unknown!r}: open or closed")
-        if self.min_residency < 0:
-            raise ConfigurationError("min_residency cannot be negative")
+        if self.min_residency < 0 or self.min_turn < 0:
+            raise ConfigurationError("min_residency and min_turn cannot be negative")
         if self.default_estimate_bytes < 0 or self.max_queue < 0:
             raise ConfigurationError("default_estimate and max_queue cannot be negative")

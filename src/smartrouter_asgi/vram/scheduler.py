@@ -14,7 +14,7 @@ from . import refusals
 from .effects import Decision, Grant, Reject, StartLoad, StartReconcile, StartUnload
 from .freshness import Freshness
 from .ledger import HoldingState
-from .order import is_old
+from .order import is_old, turn_ends
 from .projection import projected_wait_s
 from .queue import Waiter, WaitQueue
 from .tree import Close, Evict, Load, Refuse, decide
@@ -245,9 +245,12 @@ class Scheduler:
         moments = [self._ends(waiter) for waiter in self.queue]
         if len(ledger.loading_on()) < len(ledger.devices):
             moments.append(self.freshness.stale_at)
-            moments.extend(self.queue.oldest(key).since + policy.fair_after_s for key in self.queue.models())
+            fair_at = [self.queue.oldest(key).since + policy.fair_after_s for key in self.queue.models()]
+            moments += fair_at
             for held in ledger.holdings():
-                moments += (held.retry_unload_at, held.loaded_at + policy.min_residency * ledger.load_s(held.key))
+                stays_until = held.loaded_at + policy.min_residency * ledger.load_s(held.key)
+                turn_ends_at = turn_ends(held.key, ledger, policy)  # nobody is closed before somebody is old
+                moments += (held.retry_unload_at, stays_until, max(turn_ends_at, min(fair_at)))
         return min((moment for moment in moments if moment > min(now, self._advanced_at)), default=math.inf)
 
     # -- the tree

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .eviction import candidates_of, choose_closing, choose_victims
 from .ledger import HoldingState
-from .order import by_turn, is_old
+from .order import by_turn, has_turn_left, is_old
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -149,6 +149,9 @@ def decide(
             continue
         in_its_way = [item for item in candidates if not _is_wanted_before(item.key, key, queue)]
         chosen = choose_closing(in_its_way, enough, already=closing.get(key, ()))
+        if chosen and key not in closing and has_turn_left(chosen, ledger, queue, policy, now=now):  # 7.7
+            owed.owe(where(gone=chosen, coming=True) or {}, gone=chosen)
+            continue
         if frozenset(chosen or ()) != closing.get(key, frozenset()):  # 7.7
             return Close(residents=frozenset(chosen or ()), key=key)
         if chosen is not None:
@@ -164,5 +167,5 @@ def decide(
 
 
 def _is_wanted_before(resident: ModelKey, key: ModelKey, queue: WaitQueue) -> bool:
-    """Whether somebody waits for a (closed) resident who is older than those who wait for `key`."""
+    """Whether older requests than those for `key` wait for a (closed) resident: it would be opened for them at once."""
     return resident in queue and queue.oldest(resident).since < queue.oldest(key).since
