@@ -311,6 +311,18 @@ def test_a_group_that_is_last_on_purpose_closes_nobody_and_is_sent_away_in_time(
     assert kinds(world.tick(14)) == ["Reject"]
 
 
+def test_nobody_passes_the_one_who_waits_for_a_turn_to_end():
+    world = World(budget=5, fair_after_s=15, max_wait_s=1000, min_turn=0.5)
+    world.request(A)
+    world.request(B)
+    world.now += 15
+    world.load(A, load_s=20.0)
+    assert not world.scheduler.closed
+    assert world.request(C, size=1) == []
+    world.cancel(2)
+    assert world.ledger.get(C) is not None
+
+
 # -- what others hold
 
 
