@@ -810,3 +810,42 @@ async def test_plain_callables_may_tell_what_runs_and_what_is_idle():
 
 def test_an_infinite_deadline_is_the_default():
     assert math.isinf(VRAMGate.admit.__kwdefaults__["deadline"])
+
+
+# -- loops that end under it
+
+
+async def _left_in_a_loop_that_ends(engine, gate):
+    """Leave a question and a draining lease behind."""
+    (await gate.admit(A)).drain()
+    await turns()
+    engine.hold("running")
+    asked = engine.calls.count("running")
+    asking = asyncio.ensure_future(gate.reconcile(force=True))
+    await engine.seen("running", asked + 1)
+    return asking
+
+
+@pytest.mark.parametrize("first", ["drain", "question"])
+def test_neither_questions_nor_draining_end_with_the_event_loop_that_was_closed_under_them(first):
+    engine = FakeEngine()
+    gate = VRAMGate(budget_bytes=8, lifecycles={"box": engine}, policy=GatePolicy(release_grace_s=0.05))
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(_left_in_a_loop_that_ends(engine, gate))
+    for left in asyncio.all_tasks(loop):
+        left._log_destroy_pending = False
+    loop.close()
+    engine.gates.clear()
+    engine.changed = asyncio.Condition()
+
+    async def again():
+        if first == "drain":
+            (await gate.admit(A)).drain()  # at once: it is resident
+        async with asyncio.timeout(5):
+            if first == "drain":
+                while leases(gate):
+                    await asyncio.sleep(0)
+            assert await gate.unload(A)
+
+    asyncio.run(again())
+    gc.collect()

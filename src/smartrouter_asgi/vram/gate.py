@@ -99,7 +99,7 @@ class VRAMGate:
             self.fix(deployment)
         self._tickets = count(1)
         self._waiting: dict[int, asyncio.Future[Lease]] = {}
-        self._engines = Engines(lifecycles, policy)
+        self._engines = Engines(lifecycles, policy, clock=clock)
         self._tasks = OwnTasks()
         self._drains = DrainWatch(self._engines, tasks=self._tasks, grace_s=policy.release_grace_s, clock=clock)
         self._unloads: dict[ModelKey, asyncio.Task[None]] = {}
@@ -221,6 +221,7 @@ class VRAMGate:
 
     def watch(self, lease: Lease) -> None:
         """Release a lease once its engine is idle or the grace has passed; called by the lease, once."""
+        self._tasks.sweep()
         self._scheduler.draining(lease.key)
         self._drains.add(lease)
 
@@ -295,6 +296,7 @@ class VRAMGate:
     async def reconcile(self, *, force: bool = False) -> None:
         """Ask the engines what they have loaded, unless that is known freshly or being asked; never raises."""
         now = self._clock()
+        self._sweep(now)
         if not self._known or (self._scheduler.freshness.is_fresh(now) and not force):
             return
         self._apply(self._scheduler.refresh(), now)

@@ -191,7 +191,7 @@ class Scheduler:
 
         `readings` are the bytes in use by device, as its driver tells; None of a device that cannot be read now.
         """
-        self.freshness.answered(asked_at=asked_at)
+        self.freshness.answered(now=now)
         for backend, models in answers.items():
             if models is None:
                 continue
