@@ -355,3 +355,31 @@ def test_what_fits_by_the_books_may_be_reserved(limits, cap, needs):
         ledger.check()
         assert all(ledger.held_on(name) <= limit for name, limit in zip(names, limits, strict=True))
         assert ledger.used_bytes <= min(sum(limits), math.inf if cap is None else cap)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"vram_bytes": 0},
+        {"vram_bytes": 0, "size_bytes": 0},
+        {"vram_bytes": -5, "size_bytes": 5},
+        {"size_bytes": 0},
+        {"size_bytes": -1},
+    ],
+    ids=str,
+)
+def test_a_size_that_makes_no_sense_frees_nothing(told):
+    ledger = ledger_of(20)
+    hold(ledger, A, {"0": 4})
+    ledger.observe("box", [LoadedModel(id="A", **told), LoadedModel(id="B", **told)], asked_at=1.0, now=1.0)
+    assert [held.size_bytes for held in ledger.holdings()] == [4, 4]
+    assert ledger.measured_bytes(A) is None
+    ledger.check()
+
+
+def test_a_model_that_is_on_the_cpu_takes_nothing_of_the_gpu():
+    ledger = ledger_of(20)
+    hold(ledger, A, {"0": 4})
+    ledger.observe("box", [LoadedModel(id="A", vram_bytes=0, size_bytes=5)], asked_at=1.0, now=1.0)
+    held = ledger.get(A)
+    assert (held.size_bytes, held.offloaded_bytes, ledger.measured_bytes(A)) == (0, 5, None)

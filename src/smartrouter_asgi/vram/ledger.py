@@ -47,6 +47,8 @@ class Holding:
     last_used: float
     loaded_at: float = -math.inf
     """When our load of it ended."""
+    wanted_since: float = math.inf
+    """When the first of those came for whom we loaded it."""
     leases: int = 0
     draining: int = 0
     measured: bool = False
@@ -254,14 +256,21 @@ class VRAMLedger:
 
     # -- a model's way in and out
 
-    def reserve(self, key: ModelKey, placement: Placement, *, now: float) -> Holding:
+    def reserve(self, key: ModelKey, placement: Placement, *, now: float, wanted_since: float = math.inf) -> Holding:
         """Promise a model its footprint; the caller has made sure that it is free there."""
         assert key not in self._held, f"{key.id} is held already"
         room = self.room()
         assert all(size_bytes <= room[device] for device, size_bytes in placement.items()), f"{key.id} does not fit"
         together = sum(map(self.devices.together, (placement, *(held.placement for held in self._held.values()))))
         assert together <= self.devices.most_together(), f"{key.id} is over the budget"
-        held = Holding(key=key, placement=placement, state=HoldingState.RESERVED, since=now, last_used=now)
+        held = Holding(
+            key=key,
+            placement=placement,
+            state=HoldingState.RESERVED,
+            since=now,
+            last_used=now,
+            wanted_since=wanted_since,
+        )
         self._held[key] = held
         return held
 
@@ -402,5 +411,11 @@ class VRAMLedger:
 
 
 def _told_bytes(model: LoadedModel) -> int | None:
-    """Return what an engine tells that a model takes of GPU memory; where it tells only of all of it, that."""
-    return model.vram_bytes if model.vram_bytes is not None else model.size_bytes
+    """Return what an engine tells that a model takes of GPU memory; where it tells only of all of it, that.
+
+    None where that makes no sense. Nothing on the GPU does of a model that has a size, and is elsewhere then.
+    """
+    told_bytes = model.vram_bytes if model.vram_bytes is not None else model.size_bytes
+    if told_bytes is None or told_bytes < 0 or max(told_bytes, model.size_bytes or 0) == 0:
+        return None
+    return told_bytes
