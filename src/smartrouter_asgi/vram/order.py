@@ -40,14 +40,29 @@ def is_old(key: ModelKey, queue: WaitQueue, policy: GatePolicy, *, now: float) -
 
 
 def has_turn_left(
-    residents: Iterable[ModelKey], ledger: VRAMLedger, queue: WaitQueue, policy: GatePolicy, *, now: float
+    key: ModelKey,
+    residents: Iterable[ModelKey],
+    ledger: VRAMLedger,
+    queue: WaitQueue,
+    policy: GatePolicy,
+    *,
+    now: float,
 ) -> bool:
-    """Whether a model in use was loaded so short a while ago that closing it would undo its load for little.
+    """Whether closing residents for `key` now would undo a load for little: one of them has hardly served since.
 
-    Only while a single model has waited for too long: where several have, each of them would wait for every turn.
+    Only one that was ahead of those who wait now, for whom its turn costs no more than one load beside `fair_after_s`.
+    And only while a single model has waited for too long: where several have, each would wait for every turn.
     """
-    old = [key for key in queue.models() if ledger.get(key) is None and is_old(key, queue, policy, now=now)]
-    return len(old) == 1 and any(now < turn_ends(key, ledger, policy) for key in residents)
+    old = [one for one in queue.models() if ledger.get(one) is None and is_old(one, queue, policy, now=now)]
+    if len(old) > 1:
+        return False
+    since = queue.oldest(key).since
+    return any(
+        held.wanted_since <= since
+        and now < min(turn_ends(held.key, ledger, policy), since + policy.fair_after_s + ledger.load_s(held.key))
+        for held in map(ledger.get, residents)
+        if held is not None
+    )
 
 
 def turn_ends(key: ModelKey, ledger: VRAMLedger, policy: GatePolicy) -> float:

@@ -38,8 +38,8 @@ class GatePolicy:
     spill_after_s: float = 10.0
     """Projected wait beyond which a request that has another candidate goes there instead of queueing."""
     min_turn: float = 2.0
-    """A model in use is not closed for one other that waits before it has served for so many times what its load took,
-    at most for `fair_after_s`. Where several have waited too long, each is due at once."""
+    """A model in use is not closed for one other, which it was ahead of, before it has served for so many times what
+    its load took, at most for `fair_after_s`. Where several have waited too long, each is due at once."""
     min_residency: float = 0.0
     """A model stays for at least so many times what its load took, unless somebody has waited for `fair_after_s`."""
     unknown: UnknownBudget = "open"

@@ -249,8 +249,10 @@ class Scheduler:
             moments += fair_at
             for held in ledger.holdings():
                 stays_until = held.loaded_at + policy.min_residency * ledger.load_s(held.key)
-                turn_ends_at = turn_ends(held.key, ledger, policy)  # nobody is closed before somebody is old
-                moments += (held.retry_unload_at, stays_until, max(turn_ends_at, min(fair_at)))
+                # Nobody is closed before somebody is old, and a turn costs him one load at most.
+                turn_ends_at = max(turn_ends(held.key, ledger, policy), min(fair_at))
+                moments += (held.retry_unload_at, stays_until, turn_ends_at)
+                moments += (moment + ledger.load_s(held.key) for moment in fair_at)
         return min((moment for moment in moments if moment > min(now, self._advanced_at)), default=math.inf)
 
     # -- the tree
@@ -308,7 +310,7 @@ class Scheduler:
                 case Refuse():
                     effects += self._refuse(step, now)
                 case Load(key=key, placement=placement):
-                    self.ledger.reserve(key, placement, now=now)
+                    self.ledger.reserve(key, placement, now=now, wanted_since=self.queue.oldest(key).since)
                     self._note(now, key, "load", f"it fits on {', '.join(placement)}")
                     effects.append(StartLoad(key=key))
                 case Evict(victims=victims, key=key):

@@ -149,7 +149,7 @@ def decide(
             continue
         in_its_way = [item for item in candidates if not _is_wanted_before(item.key, key, queue)]
         chosen = choose_closing(in_its_way, enough, already=closing.get(key, ()))
-        if chosen and key not in closing and has_turn_left(chosen, ledger, queue, policy, now=now):  # 7.7
+        if chosen and key not in closing and has_turn_left(key, chosen, ledger, queue, policy, now=now):  # 7.7
             owed.owe(where(gone=chosen, coming=True) or {}, gone=chosen)
             continue
         if frozenset(chosen or ()) != closing.get(key, frozenset()):  # 7.7
@@ -161,7 +161,7 @@ def decide(
         placement = where(gone=everybody, coming=True, after_loads=True)
         if placement is not None:  # 7.9: a load under way is in its way
             owed.owe(placement, gone=everybody)
-        else:  # it has its turn after others, or others hold the memory
+        else:  # 7.9: it stands behind others, or others hold the memory
             owed.keep(ledger.where(key, gone=everybody, coming=True) or ())
     return None
 
