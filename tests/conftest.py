@@ -7,11 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from smartrouter_asgi.transport import choice
+
 
 @pytest.fixture(scope="session")
 def _cache_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     base = tmp_path_factory.mktemp("caches")
     return (base / str(number) for number in count())
+
+
+@pytest.fixture(autouse=True)
+def transport_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the routers of a test speak through `TEST_TRANSPORT=direct` or `httpx`, else their own choice.
+
+    A package whose tests are to hold for both gives each of them this fixture with a parameter.
+    """
+    name = getattr(request, "param", None) or os.environ.get("TEST_TRANSPORT")
+    if name:
+        monkeypatch.setattr(choice, "AUTO", name)
 
 
 @pytest.fixture(autouse=True)

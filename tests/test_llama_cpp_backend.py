@@ -17,7 +17,7 @@ from smartrouter_asgi.backends.base import BackendSpec
 from smartrouter_asgi.backends.llamacpp import LlamaCppBackend
 from smartrouter_asgi.deployment import Deployment
 from smartrouter_asgi.exceptions import AttemptError, FailureKind
-from smartrouter_asgi.transport.httpx_transport import HttpxTransport
+from smartrouter_asgi.transport.choice import choose_transport
 from smartrouter_asgi.types import Secret
 from smartrouter_asgi.wire.call import parse_call
 
@@ -348,7 +348,7 @@ async def test_auto_with_a_wrong_key_says_so():
 @asynccontextmanager
 async def backend_over(url: str, **spec: Any) -> AsyncIterator[LlamaCppBackend]:
     """The adapter alone, without a router."""
-    transport = HttpxTransport()
+    transport = choose_transport("auto")
     try:
         yield LlamaCppBackend(BackendSpec(name="local", type="llama.cpp", url=url, **spec), transport)
     finally:

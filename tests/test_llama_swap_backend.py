@@ -18,7 +18,7 @@ from smartrouter_asgi.backends.base import BackendSpec
 from smartrouter_asgi.backends.llamaswap import LlamaSwapBackend
 from smartrouter_asgi.deployment import Deployment
 from smartrouter_asgi.exceptions import AttemptError, FailureKind
-from smartrouter_asgi.transport.httpx_transport import HttpxTransport
+from smartrouter_asgi.transport.choice import choose_transport
 from smartrouter_asgi.wire.call import parse_call
 
 from .harness.engines import STREAM, good
@@ -137,7 +137,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def backend_over(url: str) -> AsyncIterator[LlamaSwapBackend]:
     """The adapter alone, without a router."""
-    transport = HttpxTransport()
+    transport = choose_transport("auto")
     try:
         yield LlamaSwapBackend(BackendSpec(name="swap", type="llama-swap", url=url), transport)
     finally:

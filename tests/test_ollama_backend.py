@@ -19,7 +19,8 @@ from smartrouter_asgi.backends.registry import create_backend
 from smartrouter_asgi.deployment import Deployment
 from smartrouter_asgi.exceptions import AttemptError, FailureKind, FramingError, UnsupportedParameterError
 from smartrouter_asgi.testing.ollama import GIB, OOM_ON_LOAD, RUNNER_STOPPED, Fault, SimulatedModel, SimulatedOllama
-from smartrouter_asgi.transport.httpx_transport import HttpxTransport
+from smartrouter_asgi.transport.choice import choose_transport
+from smartrouter_asgi.transport.http import Transport
 from smartrouter_asgi.types import Operation
 from smartrouter_asgi.wire.call import parse_call
 from smartrouter_asgi.wire.ollama_request import translate_request
@@ -54,18 +55,18 @@ async def engine() -> AsyncIterator[SimulatedOllama]:
 
 
 @pytest.fixture
-async def transport() -> AsyncIterator[HttpxTransport]:
-    made = HttpxTransport()
+async def transport() -> AsyncIterator[Transport]:
+    made = choose_transport("auto")
     yield made
     await made.aclose()
 
 
 @pytest.fixture
-def backend(engine: SimulatedOllama, transport: HttpxTransport) -> OllamaBackend:
+def backend(engine: SimulatedOllama, transport: Transport) -> OllamaBackend:
     return make(engine, transport)
 
 
-def make(engine: SimulatedOllama, transport: HttpxTransport, **settings: Any) -> OllamaBackend:
+def make(engine: SimulatedOllama, transport: Transport, **settings: Any) -> OllamaBackend:
     spec = BackendSpec(name="local", type="ollama", url=engine.base_url, **settings)
     return OllamaBackend(spec, transport)
 
@@ -233,7 +234,7 @@ async def test_a_refused_field_never_reaches_the_engine(backend: OllamaBackend, 
 
 
 async def test_every_path_pins_one_context_and_one_timer_so_nothing_reloads(
-    engine: SimulatedOllama, transport: HttpxTransport
+    engine: SimulatedOllama, transport: Transport
 ) -> None:
     backend = make(engine, transport, keep_alive_s=-1.0, num_ctx=2048)
     await backend.load(CHAT)
@@ -270,7 +271,7 @@ async def test_a_model_that_only_embeds_is_loaded_through_embed(
 
 
 async def test_a_timer_of_zero_does_not_turn_a_load_into_an_unload(
-    engine: SimulatedOllama, transport: HttpxTransport
+    engine: SimulatedOllama, transport: Transport
 ) -> None:
     await make(engine, transport, keep_alive_s=0.0).load(CHAT)
     assert engine.loaded == (CHAT,)
@@ -505,7 +506,7 @@ async def test_ping_is_content_with_a_version_and_fails_when_nothing_answers(
     assert caught.value.kind is FailureKind.CONNECT
 
 
-async def test_a_url_that_ends_in_v1_works_too(engine: SimulatedOllama, transport: HttpxTransport) -> None:
+async def test_a_url_that_ends_in_v1_works_too(engine: SimulatedOllama, transport: Transport) -> None:
     spec = BackendSpec(name="local", type="ollama", url=engine.base_url + "/v1")
     backend = create_backend(spec, transport)
     assert isinstance(backend, Backend)

@@ -18,7 +18,7 @@ from smartrouter_asgi import Settings, SmartRouter
 from smartrouter_asgi.backends.base import Backend, BackendSpec
 from smartrouter_asgi.backends.registry import create_backend
 from smartrouter_asgi.exceptions import AttemptError, FailureKind
-from smartrouter_asgi.transport.httpx_transport import HttpxTransport
+from smartrouter_asgi.transport.choice import choose_transport
 
 from .harness.engines import ANSWER, STREAM, chunk, good
 from .harness.routers import MESSAGES, chat
@@ -213,7 +213,7 @@ class VLLM:
 @asynccontextmanager
 async def vllm_at(script: Script, **options: Any) -> AsyncIterator[Backend]:
     async with RawServer(script) as server:
-        transport = HttpxTransport(connect_timeout_s=5.0)
+        transport = choose_transport("auto", connect_timeout_s=5.0)
         yield create_backend(
             BackendSpec(name="b", type="vllm", url=f"{server.base_url}/v1", options=options), transport
         )

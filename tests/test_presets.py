@@ -20,7 +20,7 @@ from smartrouter_asgi.backends.registry import create_backend, find_factory
 from smartrouter_asgi.config.backends import BUILT_IN_TYPES
 from smartrouter_asgi.deployment import Deployment
 from smartrouter_asgi.exceptions import AttemptError, FailureKind, UnsupportedParameterError
-from smartrouter_asgi.transport.httpx_transport import HttpxTransport
+from smartrouter_asgi.transport.choice import choose_transport
 from smartrouter_asgi.types import Secret
 from smartrouter_asgi.wire.call import Call, parse_call
 from smartrouter_asgi.wire.stream import PieceKind
@@ -71,7 +71,7 @@ async def backend_at(
 ) -> AsyncIterator[tuple[OpenAICompatBackend, RawServer]]:
     """A backend of a type over a scripted server, with one key."""
     async with RawServer(script) as server:
-        transport = HttpxTransport(connect_timeout_s=5.0)
+        transport = choose_transport("auto", connect_timeout_s=5.0)
         made = create_backend(
             BackendSpec(name="b", type=type, url=server.base_url + path, api_keys=(Secret(KEY),), **spec), transport
         )
@@ -410,7 +410,7 @@ async def test_an_entra_token_is_a_bearers_at_azure():
     """Table, Azure: `api-key`, or Bearer for a token (a JWT)."""
     token = "eyJhbGciOi.eyJhdWQi.c2ln"
     async with RawServer(Engine("/openai/v1/chat/completions")) as server:
-        transport = HttpxTransport(connect_timeout_s=5.0)
+        transport = choose_transport("auto", connect_timeout_s=5.0)
         spec = BackendSpec(name="b", type="azure", url=server.base_url, api_keys=(Secret(token),))
         await ask(OpenAICompatBackend(spec, transport))
         await transport.aclose()

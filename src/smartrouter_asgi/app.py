@@ -45,7 +45,7 @@ from .routing.discovery import Discovery
 from .routing.latency import FirstTokenTimes
 from .settling import Settling
 from .state import SCOPE_KEY
-from .transport.httpx_transport import HttpxTransport
+from .transport.choice import choose_transport
 from .types import ASGIApp, Receive, Scope, Send
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class SmartRouter:
     ) -> None:
         self.settings = settings = settings or Settings()
         timeouts = policies.timeouts(settings)
-        self._transport = HttpxTransport(http_client, connect_timeout_s=timeouts.connect_s)
+        self._transport = choose_transport(settings.transport, http_client, connect_timeout_s=timeouts.connect_s)
         self.memory = build_memory(settings)
         gating = is_gating(settings, self.memory)
         self.backends: dict[str, Backend] = {

@@ -17,7 +17,7 @@ from smartrouter_asgi.backends.credentials import QUOTA_REST_S
 from smartrouter_asgi.backends.http import HTTPBackend
 from smartrouter_asgi.backends.tokens import EnvironmentKey, TokenSource
 from smartrouter_asgi.exceptions import AttemptError, FailureKind
-from smartrouter_asgi.transport.httpx_transport import HttpxTransport
+from smartrouter_asgi.transport.choice import choose_transport
 from smartrouter_asgi.types import Secret
 
 from ..faults.test_disconnect import BOUND_S, Endless, raw_request
@@ -392,7 +392,7 @@ class HeaderBackend(HTTPBackend):
 async def test_credentials_may_be_given_to_the_constructor_and_headers_chosen(make: Callable[[], Any]):
     async with RawServer(good) as engine:
         spec = BackendSpec(name="a", type="openai", url=f"{engine.base_url}/v1", api_keys=(Secret("unused-key"),))
-        transport = HttpxTransport(None, connect_timeout_s=5.0)
+        transport = choose_transport("auto", connect_timeout_s=5.0)
         backend = HeaderBackend(spec, transport, credentials=make())
         await backend.call_json("GET", "/models")
         await transport.aclose()

@@ -216,7 +216,7 @@ def test_other_peoples_variables_are_left_alone() -> None:
             "warn",
             "'warn': expected 'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'; did you mean 'WARNING'?",
         ),
-        ("TRANSPORT", "direct", "'direct': expected 'auto' or 'httpx'"),
+        ("TRANSPORT", "aiohttp", "'aiohttp': expected 'auto', 'direct' or 'httpx'; did you mean 'httpx'?"),
         (
             "GENERATION_TIMEOUT",
             "5 minutes",

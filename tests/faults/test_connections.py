@@ -11,10 +11,13 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
 import trustme
+
+from smartrouter_asgi.transport.direct.transport import DirectTransport
 
 from ..harness.answers import error_code
 from ..harness.engines import ANSWER, STREAM, good, silent
@@ -289,7 +292,9 @@ async def test_row_69_no_descriptor_left_is_the_gateway_s_own_fault(begun: bool)
     async with RawServer(good) as first, RawServer(good) as second, gateway_over(first, second) as gateway:
         await gateway.client.get(f"{gateway.url}/healthz")  # so that the client has its connection
         if begun:
-            gateway.router._transport._client_of_this_loop()
+            transport: Any = gateway.router._transport
+            direct = isinstance(transport, DirectTransport)
+            transport._pool_of_this_loop() if direct else transport._client_of_this_loop()
         with no_descriptor_left():
             response = await gateway.ask()
         assert error_code(response) == (503, "gateway_overloaded")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from smartrouter_asgi import SmartRouter
+from smartrouter_asgi.transport.direct.transport import DirectTransport
 
 from .servers import RawServer
 
@@ -45,8 +46,10 @@ def _left(router: SmartRouter, engines: tuple[RawServer, ...], before: set[async
 
 
 def _busy_connections(router: SmartRouter) -> list[str]:
-    """Look into httpx's pool: what is neither idle nor closed is in use, or lost."""
-    client = router._transport._client
+    """Look into the transport's pool: what is neither idle nor closed is in use, or lost."""
+    if isinstance(router._transport, DirectTransport):
+        return [repr(one) for one in router._transport.busy]
+    client = getattr(router._transport, "_client", None)
     pool = getattr(getattr(client, "_transport", None), "_pool", None)
     connections = [] if pool is None else pool.connections
     return [repr(one) for one in connections if not (one.is_idle() or one.is_closed())]

@@ -44,6 +44,7 @@ async def test_kept_connections_are_no_leak():
     """They wait for the next request."""
     async with RawServer(good) as engine:
         router = router_over(engine.base_url)
-        async with serve(router) as url, leaves_nothing(router, engine), httpx.AsyncClient() as client:
-            assert (await client.post(f"{url}/v1/chat/completions", json=chat())).status_code == 200
-        assert engine.open_connections == 1
+        async with serve(router) as url, httpx.AsyncClient() as client:
+            async with leaves_nothing(router, engine):
+                assert (await client.post(f"{url}/v1/chat/completions", json=chat())).status_code == 200
+            assert engine.open_connections == 1

@@ -186,6 +186,6 @@ DeviceId: TypeAlias = Annotated[int | str, PlainValidator(_device), WithJsonSche
 
 Provider: TypeAlias = Annotated[Literal["ollama", "llama.cpp", "openai", "auto"], BeforeValidator(lowered)]
 UnloadStrategy: TypeAlias = Annotated[Literal["lru", "largest", "cost"], BeforeValidator(lowered)]
-TransportName: TypeAlias = Annotated[Literal["auto", "httpx"], BeforeValidator(lowered)]
+TransportName: TypeAlias = Annotated[Literal["auto", "direct", "httpx"], BeforeValidator(lowered)]
 LogLevel: TypeAlias = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_raised)]
 LogFormat: TypeAlias = Annotated[Literal["text", "json"], BeforeValidator(lowered)]

@@ -17,12 +17,19 @@ import httpx
 
 from ..exceptions import AttemptError, FailureKind
 from ..types import Headers
-from .causes import connect_error, is_own_limit, local_error
+from .causes import (
+    connect_error,
+    connect_timeout_error,
+    cut_off_error,
+    disconnected_error,
+    is_own_limit,
+    local_error,
+    oversized_error,
+    protocol_error,
+)
 from .http import HTTPRequest, header
 
 KEEPALIVE_EXPIRY_S = 4.0  # below the 5 s after which uvicorn and llama.cpp close an idle connection
-UPLOAD_BYTES = 1024 * 1024
-"""A body over this may be refused while it is sent: the early answer is lost when the connection is reset under it."""
 
 
 class HttpxTransport:
@@ -55,7 +62,7 @@ class HttpxTransport:
         answer = HttpxAnswer(response, request.backend)
         if header(answer.headers, b"transfer-encoding") and header(answer.headers, b"content-length"):
             await answer.aclose()  # where one answer ends and the next begins is anybody's guess
-            raise _protocol_error(request.backend)
+            raise protocol_error(request.backend)
         return answer
 
     async def aclose(self) -> None:
@@ -102,11 +109,7 @@ class HttpxAnswer:
             async for chunk in chunks:
                 size += len(chunk)
                 if size > limit:
-                    raise AttemptError(
-                        f"backend '{self._backend}' sent an answer over {limit} bytes",
-                        kind=FailureKind.PROTOCOL,
-                        code="upstream_protocol",
-                    )
+                    raise oversized_error(self._backend, limit)
                 parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -160,43 +163,21 @@ def _failure_before_answer(exc: httpx.HTTPError, request: HTTPRequest, trace: _T
     """Say what the end of an exchange means of which no answer was seen."""
     if is_own_limit(exc):
         return local_error(request.backend)
-    error = to_attempt_error(exc, request.backend, reused=not trace.connected)
-    if error.kind is FailureKind.RESET and len(request.body) > UPLOAD_BYTES:
-        return AttemptError(
-            f"backend '{request.backend}' closed the connection under a request of {len(request.body)} bytes:"
-            " perhaps it takes none of that size",
-            kind=FailureKind.UPLOAD,
-            code="upstream_disconnected",
-        )
-    return error
+    return to_attempt_error(exc, request.backend, reused=not trace.connected, body_bytes=len(request.body))
 
 
-def to_attempt_error(exc: httpx.HTTPError, backend: str, *, reused: bool) -> AttemptError:
+def to_attempt_error(exc: httpx.HTTPError, backend: str, *, reused: bool, body_bytes: int = 0) -> AttemptError:
     """Map an httpx error to the failure it means; the text names the backend, never its URL."""
     if isinstance(exc, httpx.ConnectTimeout):
-        return AttemptError(
-            f"backend '{backend}' did not accept the connection in time",
-            kind=FailureKind.CONNECT,
-            status=504,
-            code="upstream_connect_timeout",
-            type="timeout_error",
-        )
+        return connect_timeout_error(backend)
     if isinstance(exc, (httpx.ConnectError, httpx.PoolTimeout, httpx.UnsupportedProtocol)):
         return connect_error(backend, exc)
     if isinstance(exc, (httpx.ReadError, httpx.WriteError, httpx.CloseError)) or (
         isinstance(exc, httpx.RemoteProtocolError) and "disconnected" in str(exc)
     ):
-        return AttemptError(
-            f"backend '{backend}' closed the connection before it had answered",
-            kind=FailureKind.STALE if reused else FailureKind.RESET,
-            code="upstream_disconnected",
-        )
+        return disconnected_error(backend, reused=reused, body_bytes=body_bytes)
     if isinstance(exc, httpx.RemoteProtocolError) and "peer closed" in str(exc):
-        return AttemptError(
-            f"backend '{backend}' closed the connection in the middle of its answer",
-            kind=FailureKind.RESET,
-            code="upstream_disconnected",
-        )
+        return cut_off_error(backend)
     if isinstance(exc, httpx.TimeoutException):
         return AttemptError(
             f"backend '{backend}' did not answer in time",
@@ -206,10 +187,4 @@ def to_attempt_error(exc: httpx.HTTPError, backend: str, *, reused: bool) -> Att
             type="timeout_error",
             engine_busy=True,
         )
-    return _protocol_error(backend)
-
-
-def _protocol_error(backend: str) -> AttemptError:
-    return AttemptError(
-        f"backend '{backend}' does not speak HTTP as it should", kind=FailureKind.PROTOCOL, code="upstream_protocol"
-    )
+    return protocol_error(backend)

@@ -1,0 +1,121 @@
+"""One request and its answer: what the transport hands out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from ...exceptions import AttemptError
+from ...types import Headers
+from ..causes import cut_off_error, disconnected_error, is_own_limit, local_error, oversized_error, protocol_error
+from .connection import Connection
+from .parser import AnswerParser
+
+PARTS_ONE_BY_ONE = 16
+
+
+class Exchange:
+    """An answer under way. A wait that is cancelled closes the connection."""
+
+    __slots__ = ("_backend", "_body_bytes", "_connection", "_exc", "_reused", "_waiter", "headers", "parser", "status")
+
+    def __init__(self, backend: str, connection: Connection, *, body_bytes: int, reused: bool, to_head: bool) -> None:
+        self.parser = AnswerParser(to_head=to_head)
+        self.status = 0
+        self.headers: Headers = []
+        self._backend = backend
+        self._body_bytes = body_bytes
+        self._reused = reused
+        self._connection: Connection | None = connection
+        self._waiter: asyncio.Future[None] | None = None
+        self._exc: BaseException | None = None
+
+    async def head(self) -> None:
+        """Wait for status and headers. Raises `AttemptError`, see `Transport.open`."""
+        parser = self.parser
+        while not parser.has_head:
+            if self._connection is None:
+                raise self._failure_before_head()
+            await self._wait()
+        self.status = parser.status
+        self.headers = parser.headers
+
+    async def read(self, limit: int) -> bytes:
+        """Read the whole body; see `HTTPAnswer.read`."""
+        parts: list[bytes] = []
+        size = 0
+        while more := await self._parts():
+            for part in more:
+                size += len(part)
+            if size > limit:
+                raise oversized_error(self._backend, limit)
+            parts += more
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it arrives; see `HTTPAnswer.chunks`.
+
+        The first parts come one by one, as from any other client: by them a reader decides whether the answer is any
+        good. Of the later ones those that came together are one.
+        """
+        singly = PARTS_ONE_BY_ONE
+        while parts := await self._parts():
+            if singly > 0:
+                singly -= len(parts)
+                for part in parts:
+                    yield part
+            else:
+                yield parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the answer has ended and let go of it already."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    # -- for the connection
+
+    def wake(self) -> None:
+        """Let the reader look again."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def end(self, exc: BaseException | None) -> None:
+        """Let go of the connection."""
+        self._connection = None
+        self._exc = exc
+        self.wake()
+
+    async def _parts(self) -> list[bytes]:
+        """Return what has come of the body, nothing at its end. Raises `AttemptError` where it breaks off."""
+        parser = self.parser
+        while True:
+            if parser.unread_bytes:
+                parts = parser.take()
+                if self._connection is not None:
+                    self._connection.resume()
+                return parts
+            if parser.complete:
+                return []
+            if self._connection is None:
+                raise protocol_error(self._backend) if parser.broken else cut_off_error(self._backend)
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        try:
+            await waiter
+        except BaseException:
+            if self._connection is not None:
+                self._connection.abort()
+            raise
+        finally:
+            self._waiter = None
+
+    def _failure_before_head(self) -> AttemptError:
+        if self.parser.broken:
+            return protocol_error(self._backend)
+        if self._exc is not None and is_own_limit(self._exc):
+            return local_error(self._backend)
+        stale = self._reused and not self.parser.begun
+        return disconnected_error(self._backend, reused=stale, body_bytes=self._body_bytes)
