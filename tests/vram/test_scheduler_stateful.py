@@ -127,7 +127,7 @@ class GateLaws(RuleBasedStateMachine):
         self.loads: list[ModelKey] = []
         self.unloads: list[ModelKey] = []
         self.question: Question | None = None
-        self.answered_at = self.load_ended_at = -math.inf
+        self.answered_at = self.asked_at = self.load_ended_at = -math.inf
         self.waiting: dict[int, Waiting] = {}
         self.ended: set[int] = set()
         self.held: Counter[ModelKey] = Counter()
@@ -223,7 +223,7 @@ class GateLaws(RuleBasedStateMachine):
             assert device not in self.lost
         assert sum(held.size_bytes for held in ledger.holdings()) <= self.cap
         assert self.now < self.answered_at + policy.reconcile_ttl_s, "decided on stale news"
-        assert self.answered_at >= self.load_ended_at, "decided before the last load was measured"
+        assert self.asked_at >= self.load_ended_at, "decided before the last load was measured"
         if policy.auto_unload:
             owed = next((old for old in self.old_groups() if ledger.get(old) is None or old == key), None)
             if owed not in (None, key) and self.could_get_in(owed):
@@ -388,7 +388,7 @@ class GateLaws(RuleBasedStateMachine):
                 answers[key.backend] += (model,)
         if silent:
             answers["y"] = None
-        self.answered_at = question.at
+        self.answered_at, self.asked_at = self.now, question.at
         self.lost = {
             device
             for device, used in question.used.items()
@@ -400,7 +400,7 @@ class GateLaws(RuleBasedStateMachine):
             is_resident = (
                 held.state is HoldingState.RESIDENT if held else self.gone_at.get(key, -math.inf) < question.at
             )
-            if is_resident and key != in_part:  # before the decisions that follow
+            if is_resident and key != in_part and model.size_bytes:  # before the decisions that follow
                 self.measured[key] = model.vram_bytes
         effects = self.scheduler.reconciled(
             answers,
