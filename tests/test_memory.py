@@ -161,3 +161,29 @@ def test_a_remote_backend_without_a_budget_shares_the_declared_one_where_nothing
     memory = memory_of(backends={"far": REMOTE}, max_total="22GiB")
     assert limits(memory) == {"gpu": 22}
     assert memory.rules["far"].devices == ("gpu",)
+
+
+def test_an_engine_that_the_settings_do_not_name_uses_the_devices_here():
+    """Neither a machine elsewhere, nor, where nothing is known of this one, anything."""
+    backends = {"local": LOCAL, "far": {**REMOTE, "vram": "24GiB"}}
+    assert memory_of(card(0), backends=backends).rule("service").devices == ("GPU-0",)
+    assert memory_of(backends=backends).rule("service").devices == ()
+
+
+def test_devices_are_read_for_an_engine_beside_the_settings():
+    settings = Settings.model_validate({"backends": {"cloud": {"type": "openai"}}})
+    assert build_memory(settings, StaticProbe(card(0))) is None
+    memory = build_memory(settings, StaticProbe(card(0)), beside=True)
+    assert memory is not None
+    assert memory.rule("service").devices == ("GPU-0",)
+
+
+def test_devices_that_are_named_and_not_there_are_told(caplog):
+    memory_of(
+        card(0), devices={0: {"max": "8GiB"}, "GPU-0": {"max": "8GiB"}}, backends={"a": {**LOCAL, "devices": [0]}}
+    )
+    assert caplog.text == ""
+    memory_of(card(0), devices={7: {"max": "8GiB"}})
+    assert "vram.devices: this machine has no GPU 7" in caplog.text
+    memory_of(card(0), backends={"a": {**LOCAL, "devices": [3]}})
+    assert "backends.a.devices: no such GPU is shared out here (3)" in caplog.text

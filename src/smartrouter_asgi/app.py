@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +84,9 @@ class SmartRouter:
         self.settings = settings = settings or Settings()
         timeouts = policies.timeouts(settings)
         self._transport = choose_transport(settings.transport, http_client, connect_timeout_s=timeouts.connect_s)
-        self.memory = build_memory(settings)
-        gating = is_gating(settings, self.memory)
+        added = [backend for backend in (backends or {}).values() if backend.capabilities.can_load]
+        self.memory = build_memory(settings, beside=bool(lifecycles or added))
+        gating = partial(is_gating, settings, self.memory)
         self.backends: dict[str, Backend] = {
             **assembly.build_backends(settings, self._transport, gating=gating),
             **(backends or {}),
@@ -119,6 +121,8 @@ class SmartRouter:
             observer=self._observer,
             lifecycles=lifecycles or {},
         )
+        self._pinned = set(pinned_ids(settings, self._deployer, self.backends))
+        """Deployment ids that the gate was told to pin: an operator may unpin them."""
         self._settling = Settling()
         self._undecided: dict[str, Undecided] = {
             name: backend
@@ -310,6 +314,9 @@ class SmartRouter:
         """Tell the gate what is pinned and what is there for good, once more: engines have told what they are."""
         if self.gate is not None:
             for deployment_id in pinned_ids(self.settings, self._deployer, self.backends):
+                if deployment_id in self._pinned:
+                    continue
+                self._pinned.add(deployment_id)
                 backend, _, model = deployment_id.partition("/")
                 self.gate.pin(Deployment(backend=backend, model=model))
             for deployment in fixed_deployments(self.settings, self._deployer):

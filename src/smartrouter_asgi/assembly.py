@@ -23,12 +23,17 @@ from .sizing import Sizing
 from .transport.http import Transport
 
 
-def build_backends(settings: Settings, transport: Transport, *, gating: bool) -> dict[str, Backend]:
-    """Make the backends that the settings name. Raises `ConfigurationError` for an unknown type."""
+def build_backends(settings: Settings, transport: Transport, *, gating: Callable[[str], bool]) -> dict[str, Backend]:
+    """Make the backends that the settings name; `gating` tells of which one the memory is shared out.
+
+    Raises `ConfigurationError` for an unknown type.
+    """
     sizes = context_sizes(settings)
     return {
         name: create_backend(
-            backend_spec(name, section, gated=gating and may_be_gated(settings, section), num_ctx=sizes.get(name)),
+            backend_spec(
+                name, section, gated=gating(name) and may_be_gated(settings, section), num_ctx=sizes.get(name)
+            ),
             transport,
         )
         for name, section in settings.backends.items()
@@ -217,12 +222,13 @@ def _with(told: Capabilities, said: CapabilitySettings | None, num_ctx: int | No
 def may_be_gated(settings: Settings, section: BackendSettings) -> bool:
     """Tell whether an engine shares the GPU memory that the gate guards.
 
-    `auto`: one on this machine does, and one elsewhere once a budget is declared: a reading of this machine's GPUs says
-    nothing about another's.
+    `auto`: one on this machine does, and one elsewhere once a budget is declared, its own or one for all: a reading of
+    this machine's GPUs says nothing about another's.
     """
     if section.gated != "auto":
         return section.gated
-    return settings.vram.max_total_bytes is not None or is_local(section.base_url)
+    declared = section.vram_bytes is not None or settings.vram.max_total_bytes is not None
+    return declared or is_local(section.base_url)
 
 
 Listed = Callable[[str, Sequence[ModelInfo]], None]

@@ -43,16 +43,19 @@ def build_gate(
     """Make the gate; None when there is no memory to share and no rule for that, or no engine to share it.
 
     `lifecycles` are those of engines that are no backends: services beside the router that ask this gate themselves.
+    An engine of whose memory nobody knows how much there is, is left out of it, unless nothing unknown may pass.
     """
-    if not is_gating(settings, memory) or not (lifecycles or any(map(deployer.may_be_gated, backends))):
+    engines = {**lifecycles, **guarded_lifecycles(backends, breakers)}
+    engines = {name: engine for name, engine in engines.items() if is_gating(settings, memory, name)}
+    if not any(name in lifecycles or deployer.may_be_gated(name) for name in engines):
         return None
     return VRAMGate(
         devices=memory.devices if memory is not None else None,
-        rules=memory.rules if memory is not None else None,
+        rules={name: memory.rule(name) for name in engines} if memory is not None else None,
         readings=memory.readings if memory is not None else None,
         footprints=Footprints(settings.vram.footprints_file),
         fixed=fixed_deployments(settings, deployer),
-        lifecycles={**lifecycles, **guarded_lifecycles(backends, breakers)},
+        lifecycles=engines,
         policy=policies.gate_policy(settings, frozenset(pinned_ids(settings, deployer, backends))),
         observer=observer,
         load_wait_s=lambda backend: breakers.get(backend, LOAD).peek(),
@@ -77,9 +80,9 @@ def fixed_deployments(settings: Settings, deployer: Deployer) -> Iterator[Deploy
                 yield deployment
 
 
-def is_gating(settings: Settings, memory: Memory | None) -> bool:
-    """Tell whether there is memory to share, or a rule for when nobody knows how much there is."""
-    return memory is not None or settings.vram.unknown == "closed"
+def is_gating(settings: Settings, memory: Memory | None, backend: str) -> bool:
+    """Tell whether there is memory for a backend to share, or a rule for when nobody knows how much there is."""
+    return settings.vram.unknown == "closed" or (memory is not None and bool(memory.rule(backend).devices))
 
 
 def pinned_ids(settings: Settings, deployer: Deployer, backends: Mapping[str, Backend]) -> list[str]:

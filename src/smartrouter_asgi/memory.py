@@ -50,26 +50,36 @@ class Memory:
 
     devices: Devices
     rules: Mapping[str, PlacementRule]
+    """Which devices the backends of the settings use; none: how much memory one has nobody knows."""
+    here: tuple[str, ...] = ()
+    """The devices of this machine, for engines that the settings do not name."""
     readings: Readings | None = None
     declared: bool = True
     """Somebody said how much there is; else it was detected."""
 
+    def rule(self, backend: str) -> PlacementRule:
+        """Return which devices an engine uses."""
+        rule = self.rules.get(backend)
+        return PlacementRule(devices=self.here) if rule is None else rule
 
-def build_memory(settings: Settings, probe: MemoryProbe | None = None) -> Memory | None:
+
+def build_memory(settings: Settings, probe: MemoryProbe | None = None, *, beside: bool = False) -> Memory | None:
     """Return what there is to share; None when nothing is declared and nothing is detected.
 
-    Reads the machine's devices when a backend here may be gated and the monitor is on.
+    Reads the machine's devices when the monitor is on and an engine here may be gated: a backend of the settings, or
+    one `beside` them.
     """
     vram = settings.vram
     probe = probe or SystemProbe(
         amd_unified_memory_bytes=vram.amd_unified_memory_bytes,
         apple_unified_memory_bytes=vram.apple_unified_memory_bytes,
     )
-    found = _read(probe) if vram.monitor_enabled and _has_local_engine(settings) else ()
+    found = _read(probe) if vram.monitor_enabled and (beside or _has_local_engine(settings)) else ()
     here = _detected(settings, found) or _declared(settings)
     remote = _remote(settings, beside=bool(found))
     if not here and not remote:
         return None
+    _warn_of_strangers(settings, found, here)
     watched = [device.id for device in here if device.total_bytes is not None]
     return Memory(
         devices=Devices(
@@ -78,6 +88,7 @@ def build_memory(settings: Settings, probe: MemoryProbe | None = None) -> Memory
             counted=[device.id for device in here],
         ),
         rules=_rules(settings, here, remote),
+        here=tuple(device.id for device in here),
         readings=WatchedReadings(MemoryWatch(probe), watched) if watched else None,
         declared=any(
             limit is not None
@@ -86,6 +97,7 @@ def build_memory(settings: Settings, probe: MemoryProbe | None = None) -> Memory
                 vram.amd_unified_memory_bytes,
                 vram.apple_unified_memory_bytes,
                 *(device.max_bytes for device in vram.devices.values()),
+                *(section.vram_bytes for section in settings.backends.values()),
             )
         ),
     )
@@ -132,6 +144,21 @@ def _detected(settings: Settings, found: Sequence[DeviceMemory]) -> list[Device]
             )
         )
     return devices
+
+
+def _warn_of_strangers(settings: Settings, found: Sequence[DeviceMemory], here: Sequence[Device]) -> None:
+    """Say which devices are named that are not there: what is meant for them is taken for something else."""
+    there = {key for device in found for key in (device.uuid, device.index)}
+    for key in settings.vram.devices:
+        if found and key not in there:
+            logger.warning("vram.devices: this machine has no GPU %s", key)
+    shared = {key for device in here for key in (device.id, device.index)}
+    for name, section in settings.backends.items():
+        if here and section.devices and not shared.intersection(section.devices):
+            named = ", ".join(map(str, section.devices))
+            logger.warning(
+                "backends.%s.devices: no such GPU is shared out here (%s): all are taken for its", name, named
+            )
 
 
 def _listed(listed: Mapping[int | str, DeviceSettings], device: DeviceMemory) -> DeviceSettings | None:

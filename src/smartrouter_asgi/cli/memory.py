@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import assembly
+from ..deployment import Deployment
 from .output import gib
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def memory_report(router: SmartRouter) -> MemoryReport:
     settings = router.settings
     deployer = assembly.Deployer(settings, router.backends)
     local = tuple(name for name in router.backends if deployer.gated(name))
+    if router.gate is not None:
+        local = tuple(name for name in local if router.gate.covers(Deployment(backend=name, model="", gated=True)))
     if router.gate is None:
         return MemoryReport(backends=(), budget_bytes=None, text=f"local models are not gated: {_why(router, local)}")
     seen = router.gate.snapshot()

@@ -112,7 +112,7 @@ class BackendSettings(Section):
     """Requests at a time, over all its models."""
     gated: Gated = "auto"
     """Whether its models need a lease on GPU memory; `auto`: those of engines that load and unload, on this
-    machine, or anywhere once `vram.max_total` is set."""
+    machine, or anywhere with a budget: its own `vram`, or `vram.max_total`."""
     devices: tuple[DeviceId, ...] = ()
     """Indices or UUIDs of the GPUs it uses; none listed: all."""
     split: bool | None = None
