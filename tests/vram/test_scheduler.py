@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from smartrouter_asgi.deployment import LoadedModel
@@ -76,6 +74,14 @@ def test_a_full_queue_refuses_with_a_time_to_come_back():
     assert isinstance(error, QueueFullError)
     assert error.retry_after_s >= 1
     assert grants(world.load(A)) == [1, 2]
+
+
+def test_who_could_never_be_served_is_not_told_to_come_back_in_a_day():
+    world = World(max_queue=1, max_wait_s=30.0)
+    world.request(A)
+    (error,) = errors(world.request(B, size=11))
+    assert isinstance(error, QueueFullError)
+    assert error.retry_after_s == 30.0
 
 
 def test_a_full_queue_does_not_keep_a_resident_from_being_served():
@@ -371,11 +377,10 @@ def test_a_failed_unload_leaves_the_model_and_takes_another_victim():
 
 
 def test_a_model_that_would_not_go_is_asked_again_later():
-    world = World(budget=4).resident(A)
+    world = World(budget=4, reconcile_ttl_s=1000).resident(A)
     world.request(B)
     assert world.do(world.scheduler.unload_failed(A, RuntimeError(), now=world.now)) == []
-    wakeup = world.scheduler.next_wakeup(now=world.now)
-    assert wakeup < math.inf
+    assert world.scheduler.next_wakeup(now=world.now) == world.now + 5
     assert world.tick(4.9) == []
     assert world.tick(0.1) == [StartUnload(key=A)]
 

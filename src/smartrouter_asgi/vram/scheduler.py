@@ -89,7 +89,7 @@ class Scheduler:
         waiting = len(self.queue)
         if waiting >= self.policy.max_queue:  # 2
             self._note(now, key, "reject", "the queue is full")
-            retry_after_s = max(1.0, self.projected_wait_s(key, now=now))
+            retry_after_s = self._retry_after_s(key, now)
             return [Reject(ticket=ticket, error=refusals.queue_full(waiting, retry_after_s=retry_after_s))]
         expires = min(now + self.policy.max_wait_s, deadline)
         since = now + priority * PRIORITY_STEP_S
@@ -102,6 +102,11 @@ class Scheduler:
         if self.is_open(key):
             return 0.0
         return projected_wait_s(key, self.ledger, self.queue, self.policy, now=now)
+
+    def _retry_after_s(self, key: ModelKey, now: float) -> float:
+        """Return when a refused client is told to come back; one that could never be served hears what `_refuse` says."""
+        wait_s = self.projected_wait_s(key, now=now)
+        return max(1.0, wait_s) if wait_s < math.inf else self.policy.max_wait_s
 
     def cancel(self, ticket: int, *, now: float) -> list[Effect]:
         """Forget a waiter; harmless when it does not wait any more."""
@@ -282,7 +287,7 @@ class Scheduler:
 
     def _timed_out(self, waiter: Waiter, now: float) -> Reject:
         self._note(now, waiter.key, "reject", "waited too long")
-        retry_after_s = max(1.0, self.projected_wait_s(waiter.key, now=now))
+        retry_after_s = self._retry_after_s(waiter.key, now)
         error = refusals.queue_timeout(waiter.key, now - waiter.came, retry_after_s=retry_after_s)
         return Reject(ticket=waiter.ticket, error=error)
 
