@@ -104,7 +104,7 @@ class Scheduler:
         return projected_wait_s(key, self.ledger, self.queue, self.policy, now=now)
 
     def _retry_after_s(self, key: ModelKey, now: float) -> float:
-        """Return when a refused client is told to come back; one that could never be served hears what `_refuse` says."""
+        """Return when a refused client is to come back; one that could never be served hears what `_refuse` says."""
         wait_s = self.projected_wait_s(key, now=now)
         return max(1.0, wait_s) if wait_s < math.inf else self.policy.max_wait_s
 
