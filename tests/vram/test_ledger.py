@@ -377,6 +377,18 @@ def test_a_size_that_makes_no_sense_frees_nothing(told):
     ledger.check()
 
 
+def test_the_size_of_what_others_loaded_is_no_measure_of_our_own_load():
+    """Theirs may have a longer context: held against the model it could keep it out for ever."""
+    ledger = ledger_of(20)
+    ledger.observe("box", [LoadedModel(id="A", vram_bytes=19)], asked_at=1.0, now=1.0)
+    assert ledger.get(A).size_bytes == 19
+    assert (ledger.footprint_bytes(A), ledger.measured_bytes(A)) == (4, None)
+    ledger.observe("box", [], asked_at=2.0, now=2.0)
+    hold(ledger, A, {"0": 4}, now=3.0)
+    ledger.observe("box", [LoadedModel(id="A", vram_bytes=6)], asked_at=4.0, now=4.0)
+    assert ledger.footprint_bytes(A) == 6
+
+
 def test_a_model_that_is_on_the_cpu_takes_nothing_of_the_gpu():
     ledger = ledger_of(20)
     hold(ledger, A, {"0": 4})

@@ -397,10 +397,8 @@ class GateLaws(RuleBasedStateMachine):
         told = {ModelKey(backend, model.id): model for backend, models in answers.items() for model in models or ()}
         for key, model in told.items():
             held = ledger.get(key)
-            is_resident = (
-                held.state is HoldingState.RESIDENT if held else self.gone_at.get(key, -math.inf) < question.at
-            )
-            if is_resident and key != in_part and model.size_bytes:  # before the decisions that follow
+            is_ours = held is not None and held.state is HoldingState.RESIDENT and key in self.stays_until
+            if is_ours and key != in_part and model.size_bytes:  # before the decisions that follow
                 self.measured[key] = model.vram_bytes
         effects = self.scheduler.reconciled(
             answers,

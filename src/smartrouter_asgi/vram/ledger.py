@@ -397,7 +397,8 @@ class VRAMLedger:
         held.placement = resize(held.placement, size_bytes)
         held.measured = True
         held.offloaded_bytes = max(0, (model.size_bytes or 0) - size_bytes)
-        if not held.offloaded_bytes:  # what runs on the CPU in part needs more than it got
+        if not held.offloaded_bytes and held.loaded_at > -math.inf:
+            # What runs on the CPU in part needs more than it got; what others loaded may have another context.
             self._measured[key] = size_bytes
 
     def check(self) -> None:
