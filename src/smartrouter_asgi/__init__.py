@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from .routing.catalog import Catalog as Catalog
     from .routing.catalog import ModelGroup as ModelGroup
     from .routing.plan import RoutePlan as RoutePlan
+    from .transport.direct.for_httpx import DirectHTTPXTransport as DirectHTTPXTransport
+    from .transport.direct.transport import DirectTransport as DirectTransport
     from .transport.http import Transport as Transport
     from .transport.httpx_transport import HttpxTransport as HttpxTransport
     from .vram.gate import VRAMGate as VRAMGate
@@ -68,6 +70,8 @@ _HOMES = {
     "CircuitBreaker": "resilience.breaker",
     "ConfigurationError": "exceptions",
     "Deployment": "deployment",
+    "DirectHTTPXTransport": "transport.direct.for_httpx",
+    "DirectTransport": "transport.direct.transport",
     "EnvironmentKey": "backends.tokens",
     "ErrorEnvelopeMiddleware": "middleware.errors",
     "FailureKind": "exceptions",
