@@ -93,7 +93,7 @@ class VRAMSettings(Section):
     release_grace_s: Seconds = Field(default=5.0, alias="release_grace")
     """How long the lease of a client that left is held while the engine has not shown idle."""
     monitor_enabled: bool = True
-    """Whether readings are taken while idle too."""
+    """Whether this machine's GPUs are read, now and again; if not, only what is declared is shared out."""
     monitor_interval_s: PositiveSeconds = Field(default=2.0, alias="monitor_interval")
     amd_unified_memory_bytes: PositiveBytes | None = Field(default=None, alias="amd_unified_memory")
     """GPU memory of an AMD APU; not set: detected."""
