@@ -103,16 +103,11 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def abort(self) -> None:
-        """Close the socket now, whatever was under way."""
+        """Close the socket now, whatever was under way; TLS's words of farewell would be waited for."""
         self._unsent = None
         if self._transport is not None:
             self._transport.abort()
         self._let_go(None)
-
-    def close(self) -> None:
-        """Close an idle connection, with TLS's own words of farewell."""
-        if self._transport is not None:
-            self._transport.close()
 
     # -- called by the loop
 

@@ -60,7 +60,9 @@ class Pool:
         self._idle[connection] = None
         self._by_origin.setdefault(connection.origin, {})[connection] = None
         if len(self._idle) > MAX_IDLE:
-            self._close(next(iter(self._idle)))
+            oldest = next(iter(self._idle))
+            self._remove(oldest)
+            oldest.abort()
         if self._timer is None:
             self._timer = self._loop.call_at(now + KEEPALIVE_EXPIRY_S, self._sweep)
 
@@ -91,11 +93,8 @@ class Pool:
             if due > now:
                 self._timer = self._loop.call_at(due, self._sweep)
                 return
-            self._close(oldest)
-
-    def _close(self, connection: Connection) -> None:
-        self._remove(connection)
-        connection.close()
+            self._remove(oldest)
+            oldest.abort()
 
     def _remove(self, connection: Connection) -> None:
         if connection in self._idle:

@@ -101,6 +101,7 @@ class DirectTransport:
                 server_hostname=origin.host if context is not None else None,
             )
         except BaseException as exc:
+            connection.abort()  # or TLS would wait for a farewell
             sock.close()
             if context is not None and isinstance(exc, OSError) and not is_own_limit(exc):
                 raise ssl.SSLError("the handshake failed") from exc  # also where it was cut, and no more is known

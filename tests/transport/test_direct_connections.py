@@ -1,0 +1,508 @@
+"""Connections of our own on real sockets: kept, used again, given up, and never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from smartrouter_asgi.exceptions import AttemptError, FailureKind
+from smartrouter_asgi.transport.direct import dial, pool
+from smartrouter_asgi.transport.direct.connection import MAX_UNREAD_BYTES
+from smartrouter_asgi.transport.direct.transport import DirectTransport
+
+from ..harness.loops import on_both_loops
+from ..harness.servers import Exchange, RawServer
+from ..harness.waiting import until
+from .lanes import HELLO, fetch, lane, request_to, writing
+
+MIB = 1024 * 1024
+READ_BYTES = 256 * 1024  # what a loop reads at once
+
+
+async def failure(transport: DirectTransport, url: str, body: bytes = b"{}", **fields: Any) -> AttemptError:
+    """Ask, and return what went wrong."""
+    with pytest.raises(AttemptError) as caught:
+        await fetch(transport, url, body, **fields)
+    return caught.value
+
+
+# -- kept and used again
+
+
+@on_both_loops
+async def test_a_connection_is_used_again():
+    """Whatever the framing of the answer before, and whether or not there was a body."""
+    answers = [
+        HELLO,
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx: y\r\n\r\n",
+        b"HTTP/1.1 500 No\r\ncontent-length: 5\r\n\r\nhello",
+    ]
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.write(answers[len(server.exchanges) % 3])
+
+    async with RawServer(script) as server, lane() as transport:
+        for _ in range(6):
+            assert await fetch(transport, server.base_url) == b"hello"
+        server.script = writing(b"HTTP/1.1 204 No Content\r\n\r\n")
+        assert await fetch(transport, server.base_url) == b""
+        assert server.connections == 1
+
+
+@on_both_loops
+async def test_the_connection_used_last_goes_first():
+    """So that those of a rush are left to end."""
+    release = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.path == "/slow":
+            await release.wait()
+        await exchange.write(HELLO)
+
+    async with RawServer(script) as server, lane() as transport:
+        slow = asyncio.create_task(fetch(transport, f"{server.base_url}/slow"))
+        await server.seen(1)
+        await fetch(transport, server.base_url)
+        release.set()
+        await slow
+        await fetch(transport, server.base_url)
+        first, _, third = server.exchanges
+        assert (server.connections, third.writer) == (2, first.writer)
+
+
+@on_both_loops
+async def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPatch):
+    """Before servers close theirs, and also when nobody asks for another."""
+    monkeypatch.setattr(pool, "KEEPALIVE_EXPIRY_S", 0.05)
+    async with RawServer(writing(HELLO)) as server, lane() as transport:
+        await asyncio.gather(*(fetch(transport, server.base_url) for _ in range(3)))
+        await until(lambda: server.open_connections == 0)
+        await fetch(transport, server.base_url)
+        assert server.connections == 4
+
+
+def test_idle_connections_end_before_servers_end_them():
+    """So do uvicorn and llama.cpp after 5 s."""
+    assert pool.KEEPALIVE_EXPIRY_S <= 4
+
+
+@on_both_loops
+async def test_no_more_than_so_many_stay_idle(monkeypatch: pytest.MonkeyPatch):
+    """The one that has waited longest goes."""
+    monkeypatch.setattr(pool, "MAX_IDLE", 2)
+    everybody = asyncio.Barrier(5)
+
+    async def script(exchange: Exchange) -> None:
+        await everybody.wait()
+        await exchange.write(HELLO)
+
+    async with RawServer(script) as server, lane() as transport:
+        await asyncio.gather(*(fetch(transport, server.base_url) for _ in range(5)))
+        await until(lambda: server.open_connections == 2)
+        assert server.connections == 5
+
+
+GARBAGE = b'HTTP/1.1 200 OK\r\ncontent-length: 14\r\n\r\n{"smuggled":1}'
+
+
+@on_both_loops
+@pytest.mark.parametrize("garbage", [GARBAGE, b"\r\n", b"x"])
+@pytest.mark.parametrize("late", [False, True], ids=["unread", "read"])
+async def test_row_21_words_on_an_idle_connection_are_nobody_s_answer(garbage: bytes, late: bool):
+    """Also when the loop has not seen them yet; the next request has a new connection."""
+    async with RawServer(writing(HELLO)) as server, lane() as transport:
+        await fetch(transport, server.base_url)
+        os.write(server.exchanges[0].writer.get_extra_info("socket").fileno(), garbage)
+        if late:
+            await until(lambda: server.open_connections == 0)
+        assert await fetch(transport, server.base_url) == b"hello"
+        assert server.connections == 2
+
+
+@on_both_loops
+async def test_a_server_that_has_said_its_last_is_not_asked_again():
+    """It closed its half of the connection and still listens on the other."""
+    async with RawServer(writing(HELLO, then="half")) as server, lane() as transport:
+        assert await fetch(transport, server.base_url) == b"hello"
+        assert await fetch(transport, server.base_url) == b"hello"
+        assert server.connections == 2
+
+
+@on_both_loops
+async def test_an_answer_may_end_with_its_connection():
+    """Without a length, by either kind of end of half or all of it; but not by a reset."""
+    head = b"HTTP/1.1 200 OK\r\nx: y\r\n\r\n"
+    async with RawServer(writing(head, b"some", b" text", then="half")) as server, lane() as transport:
+        assert await fetch(transport, server.base_url) == b"some text"
+        server.script = writing(head, b"some", b" text", then="fin")
+        assert await fetch(transport, server.base_url) == b"some text"
+        server.script = writing(head, b"some", b" text", then="rst")
+        assert (await failure(transport, server.base_url)).kind is FailureKind.RESET
+
+
+# -- ends before the end
+
+
+@on_both_loops
+@pytest.mark.parametrize("end", ["fin", "rst"])
+async def test_row_6_only_a_reused_connection_can_be_stale(end: str):
+    """And only before a byte of an answer has come."""
+    async with RawServer(writing(then=end)) as server, lane() as transport:
+        error = await failure(transport, server.base_url)
+        assert (error.kind, error.code, error.status) == (FailureKind.RESET, "upstream_disconnected", 502)
+        for said, kind in [(b"", FailureKind.STALE), (b"H", FailureKind.RESET), (GARBAGE[:20], FailureKind.RESET)]:
+            server.script = writing(HELLO)
+            await fetch(transport, server.base_url)
+            server.script = writing(said, then=end)
+            assert (await failure(transport, server.base_url)).kind is kind, said
+
+
+@on_both_loops
+@pytest.mark.parametrize("end", ["fin", "rst"])
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhel",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nhel\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\nhel",
+    ],
+    ids=["length", "between chunks", "in a chunk"],
+)
+async def test_row_14_an_answer_that_is_cut_off_is_told_after_what_came(begun: bytes, end: str):
+    """Half an answer is never a whole one."""
+    async with RawServer(writing(begun, then=end)) as server, lane() as transport:
+        answer = await transport.open(request_to(server.base_url))
+        chunks = answer.chunks()
+        assert await anext(chunks) == b"hel"
+        with pytest.raises(AttemptError) as caught:
+            await anext(chunks)
+        assert (caught.value.kind, caught.value.code) == (FailureKind.RESET, "upstream_disconnected")
+        await answer.aclose()
+
+
+@on_both_loops
+async def test_leaving_an_answer_closes_its_socket_at_once():
+    """With its head read, some of its body, or when it is larger than wanted; twice is no more than once."""
+
+    async def endless(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        await exchange.chunk(b"x" * 1000)
+        await exchange.gone()
+
+    async with RawServer(endless) as server, lane() as transport:
+        answer = await transport.open(request_to(server.base_url))
+        await answer.aclose()
+        await answer.aclose()
+        await asyncio.wait_for(server.exchanges[0].closed.wait(), 1)
+        answer = await transport.open(request_to(server.base_url))
+        assert await anext(answer.chunks()) == b"x" * 1000
+        await answer.aclose()
+        await asyncio.wait_for(server.exchanges[1].closed.wait(), 1)
+        answer = await transport.open(request_to(server.base_url))
+        with pytest.raises(AttemptError, match="over 999 bytes") as caught:
+            await answer.read(999)
+        assert caught.value.kind is FailureKind.PROTOCOL
+        await answer.aclose()
+        await asyncio.wait_for(server.exchanges[2].closed.wait(), 1)
+
+
+# -- much, in either direction
+
+
+@on_both_loops
+async def test_row_46_what_nobody_takes_is_not_read():
+    """Memory is bounded by what waits in one connection; taken slowly, all of it comes."""
+    body = os.urandom(4096) * 4096
+    async with RawServer(writing(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body), body)) as server:
+        async with lane() as transport:
+            answer = await transport.open(request_to(server.base_url))
+            connection: Any = answer._connection
+            got = []
+            async for chunk in answer.chunks():
+                got.append(chunk)
+                if len(got) < 5:  # the reader is slow, the server fills whatever is free
+                    await until(lambda: not connection._is_reading)
+                    assert MAX_UNREAD_BYTES < answer.parser.unread_bytes <= MAX_UNREAD_BYTES + READ_BYTES
+            assert b"".join(got) == body
+            assert await fetch(transport, server.base_url) == body
+            assert server.connections == 1
+
+
+@on_both_loops
+@pytest.mark.parametrize("size", [200_000, 300_000, 8 * MIB])
+async def test_a_large_body_arrives_whole(size: int):
+    """However slowly the server takes it; the connection is used again after it."""
+    body = os.urandom(1000) * (size // 1000)
+    async with RawServer(writing(HELLO)) as server, lane() as transport:
+        assert await fetch(transport, server.base_url, body) == b"hello"
+        assert await fetch(transport, server.base_url, body[::-1]) == b"hello"
+        assert [exchange.body for exchange in server.exchanges] == [body, body[::-1]]
+        assert server.connections == 1
+
+
+@on_both_loops
+async def test_an_answer_may_begin_before_the_body_has_been_sent():
+    """One that is no refusal gets the rest of it."""
+    body = b"x" * (8 * MIB)
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        await exchange.chunk(b"begun")
+        exchange.body = await exchange.reader.readexactly(len(body))
+        await exchange.chunk(b"done")
+        await exchange.end_stream()
+
+    async with RawServer(script, reads_body=False) as server, lane() as transport:
+        answer = await transport.open(request_to(server.base_url, body))
+        assert [chunk async for chunk in answer.chunks()] == [b"begun", b"done"]
+        assert server.exchanges[0].body == body
+
+
+@on_both_loops
+async def test_row_42_a_refusal_is_taken_while_the_body_is_sent():
+    """The rest is not sent any more, and the connection is not used again."""
+    body = b"x" * (8 * MIB)
+    taken = 0
+
+    async def script(exchange: Exchange) -> None:
+        nonlocal taken
+        await exchange.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 9\r\n\r\ntoo large")
+        try:
+            while part := await exchange.reader.read(65536):
+                taken += len(part)
+        except ConnectionError:
+            pass
+        exchange.closed.set()
+
+    async with RawServer(script, reads_body=False) as server, lane() as transport:
+        answer = await transport.open(request_to(server.base_url, body))
+        assert (answer.status, await answer.read(100)) == (413, b"too large")
+        await asyncio.wait_for(server.exchanges[0].closed.wait(), 5)
+        assert taken < len(body)
+        server.script = writing(HELLO)
+        assert await fetch(transport, server.base_url, b"") == b"hello"
+        assert server.connections == 2
+
+
+@on_both_loops
+async def test_row_42_a_cut_under_a_large_body_may_be_for_its_size():
+    """Under a small one it is not."""
+    async with RawServer(writing(then="rst"), reads_body=False) as server, lane() as transport:
+        error = await failure(transport, server.base_url, b"x" * (4 * MIB))
+        assert (error.kind, error.code) == (FailureKind.UPLOAD, "upstream_disconnected")
+        assert str(4 * MIB) in error.message
+        assert (await failure(transport, server.base_url, b"x")).kind is FailureKind.RESET
+
+
+# -- requests
+
+
+@on_both_loops
+async def test_a_request_says_what_it_must_and_no_more():
+    """Host, the headers given, and a length where there is or could be a body."""
+    async with RawServer(writing(HELLO)) as server, lane() as transport:
+        host = server.base_url.removeprefix("http://").encode()
+        await fetch(transport, f"{server.base_url}/v1/chat?a=b c", b"{}")
+        await fetch(transport, server.base_url, b"")
+        await fetch(transport, f"{server.base_url}/é", b"", method="GET", headers=[])
+        await fetch(transport, server.base_url, b"", method="GET", headers=[(b"Host", b"other"), (b"x", b"")])
+        framing = [(b"Content-Length", b"99"), (b"transfer-encoding", b"chunked")]
+        await fetch(transport, server.base_url, b"{}", headers=framing)
+        json = b"content-type: application/json\r\n"
+        assert [exchange.head for exchange in server.exchanges] == [
+            b"POST /v1/chat?a=b%%20c HTTP/1.1\r\nhost: %b\r\n%bcontent-length: 2\r\n\r\n" % (host, json),
+            b"POST / HTTP/1.1\r\nhost: %b\r\n%bcontent-length: 0\r\n\r\n" % (host, json),
+            b"GET /%%C3%%A9 HTTP/1.1\r\nhost: %b\r\n\r\n" % host,
+            b"GET / HTTP/1.1\r\nHost: other\r\nx: \r\n\r\n",
+            b"POST / HTTP/1.1\r\nhost: %b\r\ncontent-length: 2\r\n\r\n" % host,
+        ]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"headers": [(b"authorization", b"Bearer a\r\nx-evil: 1")]},
+        {"headers": [(b"authorization", b"Bearer a\nx-evil: 1")]},
+        {"headers": [(b"x", b"\x00")]},
+        {"headers": [(b"x: y\r\nz", b"1")]},
+        {"headers": [(b"", b"1")]},
+        {"headers": [(b"x ", b"1")]},
+        {"method": "GET / HTTP/1.1\r\nx"},
+    ],
+)
+async def test_nothing_can_be_slipped_into_a_request(fields: dict[str, Any]):
+    """It is not sent at all, and no secret shows in why."""
+    async with RawServer(writing(HELLO)) as server, lane() as transport:
+        error = await failure(transport, server.base_url, **fields)
+        assert (error.kind, error.code) == (FailureKind.PROTOCOL, "upstream_protocol")
+        assert "Bearer" not in error.message
+        assert server.connections == 0
+        await fetch(transport, f"{server.base_url}/a\r\nx-evil: 1\r\n", b"")
+        assert b"x-evil: 1\r\n" not in server.exchanges[0].head
+
+
+@on_both_loops
+async def test_an_answer_to_head_has_no_body():
+    """Though it tells the length of one."""
+    async with RawServer(writing(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n")) as server, lane() as transport:
+        answer = await transport.open(request_to(server.base_url, b"", method="HEAD"))
+        assert (answer.status, answer.headers, await answer.read(9)) == (200, [(b"content-length", b"500")], b"")
+        await answer.aclose()
+
+
+@on_both_loops
+async def test_parts_come_one_by_one_at_first_and_together_later():
+    """The first ones decide what becomes of an answer; nothing is lost in either way."""
+    parts = [b"%d," % number for number in range(400)]
+    data = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+    async with RawServer(writing(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + data)) as server:
+        async with lane() as transport:
+            answer = await transport.open(request_to(server.base_url))
+            got = [chunk async for chunk in answer.chunks()]
+            assert got[:5] == parts[:5]
+            assert b"".join(got) == b"".join(parts)
+
+
+# -- connecting
+
+
+@on_both_loops
+async def test_nobody_listens():
+    """As nothing was sent, anybody else may be asked."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        url = f"http://127.0.0.1:{gone.getsockname()[1]}"
+    async with lane() as transport:
+        error = await failure(transport, url)
+        assert (error.kind, error.code, error.status) == (FailureKind.CONNECT, "no_backend", 503)
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://h/", "http://", "/v1", "http://user:pass@h/", "http://h:99999/", "http://[::1/"]
+)
+async def test_a_url_that_leads_nowhere_is_told(url: str):
+    """It is nobody's fault but the configuration's."""
+    async with lane() as transport:
+        error = await failure(transport, url)
+        assert (error.kind, error.status) == (FailureKind.CONNECT, 503)
+
+
+@on_both_loops
+@pytest.mark.parametrize("name", ["engine-7.invalid", "x" * 64 + ".invalid"], ids=["unknown", "no name at all"])
+async def test_row_3_a_name_that_resolves_to_nothing(name: str):
+    """And it is not told."""
+    async with lane() as transport:
+        error = await failure(transport, f"http://{name}:1/")
+        assert (error.kind, error.code) == (FailureKind.CONNECT, "upstream_dns")
+        assert name not in error.message
+
+
+@on_both_loops
+async def test_row_4_one_clock_covers_all_of_connecting(monkeypatch: pytest.MonkeyPatch):
+    """A name that takes for ever is left too."""
+
+    async def never(host: str, port: int) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(dial, "resolve", never)
+    async with lane(connect_timeout_s=0.05) as transport:
+        error = await failure(transport, "http://engine:1/")
+        assert (error.kind, error.code, error.status) == (FailureKind.CONNECT, "upstream_connect_timeout", 504)
+
+
+def address(port: int) -> dial.Address:
+    return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, ("127.0.0.1", port)
+
+
+@on_both_loops
+async def test_the_next_address_is_tried_when_one_refuses(monkeypatch: pytest.MonkeyPatch):
+    """At once; and when all refuse, nobody listens."""
+    monkeypatch.setattr(dial, "HAPPY_EYEBALLS_DELAY_S", 60)
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        closed = gone.getsockname()[1]
+    async with RawServer(writing(HELLO)) as server, lane() as transport:
+        found = [address(closed), address(int(server.base_url.rpartition(":")[2]))]
+
+        async def resolve(host: str, port: int) -> list[dial.Address]:
+            return found
+
+        monkeypatch.setattr(dial, "resolve", resolve)
+        assert await fetch(transport, "http://engine/") == b"hello"
+        found[:] = [address(closed), address(closed)]
+        assert (await failure(transport, "http://other/")).code == "no_backend"
+
+
+@on_both_loops
+async def test_a_silent_address_is_overtaken(monkeypatch: pytest.MonkeyPatch):
+    """The first that connects is taken, the others are closed."""
+    monkeypatch.setattr(dial, "HAPPY_EYEBALLS_DELAY_S", 0.01)
+    connect, ended = dial._connect, asyncio.Event()
+
+    async def slow(where: dial.Address) -> socket.socket:
+        if where[3][1] == 1:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+        return await connect(where)
+
+    monkeypatch.setattr(dial, "_connect", slow)
+    async with RawServer(writing(HELLO)) as server, lane() as transport:
+
+        async def resolve(host: str, port: int) -> list[dial.Address]:
+            return [address(1), address(int(server.base_url.rpartition(":")[2]))]
+
+        monkeypatch.setattr(dial, "resolve", resolve)
+        assert await fetch(transport, "http://engine/") == b"hello"
+        assert ended.is_set()
+
+
+async def test_families_take_turns(monkeypatch: pytest.MonkeyPatch):
+    """One family that leads nowhere costs one delay, not one for each of its addresses."""
+    inet = [(socket.AF_INET, 1, 6, "", (f"127.0.0.{n}", 1)) for n in range(3)]
+    inet6 = [(socket.AF_INET6, 1, 6, "", (f"::{n}", 1, 0, 0)) for n in range(2)]
+
+    async def getaddrinfo(*_: Any, **__: Any) -> Any:
+        return [*inet6, *inet]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    families = [family for family, *_ in await dial.resolve("engine", 1)]
+    six, four = socket.AF_INET6, socket.AF_INET
+    assert families == [six, four, six, four, four]
+
+
+# -- ends of the transport
+
+
+@on_both_loops
+async def test_closing_closes_what_is_idle_and_what_is_under_way():
+    """Sockets are closed when it returns; afterwards it can be used again."""
+
+    async def script(exchange: Exchange) -> None:
+        await (exchange.gone() if exchange.path == "/slow" else exchange.write(HELLO))
+
+    async with RawServer(script) as server, lane() as transport:
+        slow = asyncio.create_task(fetch(transport, f"{server.base_url}/slow"))
+        await server.seen(1)
+        await fetch(transport, server.base_url)
+        await transport.aclose()
+        with pytest.raises(AttemptError):
+            await slow
+        await until(lambda: server.open_connections == 0)
+        assert await fetch(transport, server.base_url) == b"hello"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_each_loop_has_connections_of_its_own():
+    """Those of a loop that is no more are not touched."""
+    async with RawServer(writing(HELLO)) as server:
+        transport = DirectTransport()
+        for _ in range(3):
+            assert await asyncio.to_thread(asyncio.run, fetch(transport, server.base_url)) == b"hello"
+        assert await fetch(transport, server.base_url) == b"hello"
+        await transport.aclose()
+    gc.collect()  # what the closed loops left behind warns here, where that is expected
