@@ -325,7 +325,7 @@ def test_nobody_passes_the_one_who_waits_for_a_turn_to_end():
     world.request(A)
     world.request(B)
     world.now += 15
-    world.load(A, load_s=20.0)
+    world.load(A, load_s=15.0)
     assert not world.scheduler.closed
     assert world.request(C, size=1) == []
     world.cancel(2)
