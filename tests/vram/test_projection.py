@@ -122,7 +122,9 @@ def test_busy_models_are_waited_for_until_they_are_closed_and_drained():
     world.request(A)
     world.now += 7
     world.release(A, held_s=7.0)
-    assert projected(world, B) == pytest.approx(15.0 + 7.0 + 10.0)
+    assert projected(world, B) == pytest.approx(7.0 + 10.0), "one use, which lasts as long as the last one did"
+    world.request(A)
+    assert projected(world, B) == pytest.approx(15.0 + 7.0 + 10.0), "always in use: until it is closed, and has drained"
     world.request(B)
     world.tick(10)
     assert projected(world, B) == pytest.approx(5.0 + 7.0 + 10.0), "it has waited for a part of that"

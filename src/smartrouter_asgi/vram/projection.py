@@ -76,7 +76,17 @@ def _drain_s(key: ModelKey, ledger: VRAMLedger, policy: GatePolicy, *, fair_s: f
     closing = choose_closing(candidates, enough, already=())
     if closing is None:  # others hold it: nobody knows for how long
         return policy.max_wait_s
-    return fair_s + max((ledger.served_s(other) for other in closing), default=0.0)
+    return max((_busy_s(other, ledger, fair_s=fair_s) for other in closing), default=0.0)
+
+
+def _busy_s(key: ModelKey, ledger: VRAMLedger, *, fair_s: float) -> float:
+    """Return how long a resident will be in use: as long as its one use lasts, or until it is closed and has drained.
+
+    A model with a single use is likely to be idle after it; one with several always has another one.
+    """
+    held = ledger.get(key)
+    served_s = ledger.served_s(key)
+    return served_s if held is not None and held.leases < 2 and served_s > 0 else fair_s + served_s
 
 
 def _stays_s(key: ModelKey, ledger: VRAMLedger, policy: GatePolicy, *, now: float) -> float:
