@@ -3,6 +3,8 @@
 `httptools` does the reading, with all its leniencies off. On top of it stand the rules it leaves to its user: where an
 answer ends must be beyond doubt, its head and whatever else is not body is bounded, and what comes after the end is
 never part of anything.
+
+That is stricter than h11 in what no engine sends: bare line feeds and folded headers in a head, a length said twice.
 """
 
 from __future__ import annotations
