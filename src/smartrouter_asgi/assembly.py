@@ -195,9 +195,11 @@ class Deployer:
     ) -> tuple[int | None, FootprintKey | None]:
         section = self._settings.backends.get(backend)
         parallel = max_parallel or (section.max_parallel if section is not None else None)
+        kv_type = section.kv_type if section is not None else "f16"
+        engine = self._backends[backend].type
         return (
-            self._sizing.estimate_bytes(info, num_ctx=num_ctx, parallel=parallel),
-            self._sizing.footprint_key(info, engine=self._backends[backend].type, num_ctx=num_ctx, parallel=parallel),
+            self._sizing.estimate_bytes(info, num_ctx=num_ctx, parallel=parallel, kv_type=kv_type),
+            self._sizing.footprint_key(info, engine=engine, num_ctx=num_ctx, parallel=parallel, kv_type=kv_type),
         )
 
     def _num_ctx(self, backend: str, model: str) -> int | None:

@@ -137,7 +137,8 @@ def _detected(settings: Settings, found: Sequence[DeviceMemory]) -> list[Device]
             Device(
                 id=device.uuid,
                 limit_bytes=limit_bytes,
-                total_bytes=device.total_bytes - margin_bytes,
+                total_bytes=device.total_bytes,
+                margin_bytes=margin_bytes,
                 name=device.name,
                 index=device.index,
                 outside_bytes=device.used_bytes or 0,

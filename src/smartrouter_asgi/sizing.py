@@ -27,7 +27,9 @@ class Sizing:
 
     budget_bytes: int | None = None
 
-    def estimate_bytes(self, info: ModelInfo, *, num_ctx: int | None, parallel: int | None) -> int | None:
+    def estimate_bytes(
+        self, info: ModelInfo, *, num_ctx: int | None, parallel: int | None, kv_type: str = "f16"
+    ) -> int | None:
         """Return what a model should need, by its metadata, else by its size on disk; None when not even that is known.
 
         `num_ctx` and `parallel` are what the operator said; parallel requests need not be slots, and a context that
@@ -41,13 +43,13 @@ class Sizing:
             return guess_bytes(info.size_bytes)
         needed = 0
         for ctx, slots in product(self._contexts(shape, num_ctx or info.num_ctx), _slots(parallel)):
-            needed = estimate_bytes(shape, num_ctx=ctx, parallel=slots)
+            needed = estimate_bytes(shape, num_ctx=ctx, parallel=slots, kv_type=kv_type)
             if self.budget_bytes is None or needed <= self.budget_bytes:
                 break
         return needed
 
     def footprint_key(
-        self, info: ModelInfo, *, engine: str, num_ctx: int | None, parallel: int | None
+        self, info: ModelInfo, *, engine: str, num_ctx: int | None, parallel: int | None, kv_type: str = "f16"
     ) -> FootprintKey | None:
         """Return under which name the measured size of such a load is remembered; None where nothing identifies it."""
         return footprint_key(
@@ -55,6 +57,7 @@ class Sizing:
             engine=engine,
             num_ctx=num_ctx or info.num_ctx or next(self._defaults()),
             parallel=parallel or 1,
+            kv_type=kv_type,
         )
 
     def _contexts(self, shape: ModelShape, asked: int | None) -> list[int]:

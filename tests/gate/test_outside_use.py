@@ -63,11 +63,11 @@ async def test_a_load_waits_while_another_program_holds_the_memory_and_goes_on_w
         assert (await rig.ask("small")).status_code == 200  # what fits beside it is served
         seen = await device(rig)
         assert (seen["total_bytes"], seen["used_bytes"], seen["outside_bytes"]) == (
-            int(24 * GIB) - 24 * GIB // 50,
+            24 * GIB,
             8 * GIB,
             12 * GIB,
         )
-        assert seen["free_bytes"] == seen["total_bytes"] - 20 * GIB
+        assert seen["free_bytes"] == seen["total_bytes"] - 24 * GIB // 50 - 20 * GIB  # a margin is left alone
         assert await rig.metric('smartrouter_vram_bytes{device="GPU-0",kind="outside"}') == 12 * GIB
         assert not asked.done()
         assert ollama.loaded == ("small:latest",)

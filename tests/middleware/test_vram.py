@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from smartrouter_asgi import Timeouts, VRAMGateMiddleware
+from smartrouter_asgi import Deployment, Timeouts, VRAMGateMiddleware
 from smartrouter_asgi.exceptions import AttemptError, FailureKind
 from smartrouter_asgi.state import SCOPE_KEY
 from smartrouter_asgi.testing.asgi import drive, http_scope
@@ -186,3 +186,14 @@ async def test_the_deadline_bounds_the_queue():
     assert call.status in (503, 504)
     assert gate.queue_depths() == {}
     await gate.aclose()
+
+
+async def test_a_backend_that_the_gate_does_not_know_is_told_of_once(caplog):
+    """A typo would let a model of any size through in silence."""
+    gate = gate_over(gpu())
+    app = VRAMGateMiddleware(
+        Inner(), gate=gate, model_of=lambda scope: Deployment(backend="gpuu", model="alpha", gated=True)
+    )
+    for _ in range(3):
+        assert (await drive(app, post("/alpha"))).status == 200
+    assert caplog.text.count("the gate knows no backend 'gpuu'") == 1

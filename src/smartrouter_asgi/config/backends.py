@@ -28,6 +28,7 @@ from .fields import (
     Section,
     did_you_mean,
     is_unset,
+    lowered,
     refuse,
 )
 from .options import read_options
@@ -108,6 +109,9 @@ class BackendSettings(Section):
     """How long the engine keeps an idle model. Not set and -1 both mean that the gate decides; 0 unloads at once."""
     num_ctx: Count | None = None
     """Context length, in tokens, with which the engine loads its models."""
+    kv_type: Annotated[Literal["f16", "q8_0", "q4_0"], BeforeValidator(lowered)] = "f16"
+    """Type of the cache it keeps of prompts (`OLLAMA_KV_CACHE_TYPE`, `--cache-type-k`): no engine tells it, and what a
+    model needs depends on it."""
     max_parallel: Count | None = None
     """Requests at a time, over all its models."""
     gated: Gated = "auto"

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from .fields import (
+    Count,
     DeviceId,
     Name,
     Percent,
@@ -17,7 +18,6 @@ from .fields import (
     Seconds,
     Section,
     UnloadStrategy,
-    WholeNumber,
     lowered,
 )
 from .units import GIB
@@ -86,9 +86,9 @@ class VRAMSettings(Section):
     """The oldest waiter of another model this old: the resident one takes no new requests."""
     spill_after_s: Seconds = Field(default=10.0, alias="spill_after")
     """A projected wait beyond this: the next candidate, if there is one."""
-    max_wait_s: Seconds = Field(default=30.0, alias="max_wait")
+    max_wait_s: PositiveSeconds = Field(default=30.0, alias="max_wait")
     """Then 503 `vram_queue_timeout`."""
-    max_queue: WholeNumber = 64
+    max_queue: Count = 64
     """Requests waiting at a time; one more gets 503 `queue_full`."""
     release_grace_s: Seconds = Field(default=5.0, alias="release_grace")
     """How long the lease of a client that left is held while the engine has not shown idle."""

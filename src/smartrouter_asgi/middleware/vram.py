@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,8 @@ from ..resilience.deadline import Timeouts
 from ..state import RequestState, find_state
 from ..types import ASGIApp, Receive, Scope, Send
 from ..vram.gate import VRAMGate
+
+logger = logging.getLogger("smartrouter_asgi")
 
 
 class VRAMGateMiddleware:
@@ -42,6 +45,7 @@ class VRAMGateMiddleware:
         self._model_of = model_of
         self._timeouts = timeouts or Timeouts()
         self._body = body or BodyLimits()
+        self._unknown: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -54,6 +58,8 @@ class VRAMGateMiddleware:
             return
         attempt = state.attempt
         deployment = self._deployment(state, attempt, scope)
+        if deployment is not None and self._model_of is not None:
+            self._tell_of_unknown(deployment)
         if deployment is None or not self._gate.covers(deployment):
             if attempt is not None and not self._starts_inside:
                 attempt.start()
@@ -93,6 +99,12 @@ class VRAMGateMiddleware:
             raise
         lease.release()
         attempt.lease = None  # should the resilience layer have kept the answer back, the next attempt asks anew
+
+    def _tell_of_unknown(self, deployment: Deployment) -> None:
+        """Warn once of a backend that the gate has no lifecycle for: its models would pass ungated, in silence."""
+        if deployment.backend not in self._unknown and not self._gate.knows(deployment.backend):
+            self._unknown.add(deployment.backend)
+            logger.warning("the gate knows no backend %r: its models are not gated", deployment.backend)
 
     def _deployment(self, state: RequestState, attempt: Attempt | None, scope: Scope) -> Deployment | None:
         if self._model_of is not None:

@@ -19,6 +19,8 @@ class Device:
     id: str
     limit_bytes: int
     total_bytes: int | None = None
+    margin_bytes: int = 0
+    """Left alone, whoever holds the rest: what a driver tells is not to the byte."""
     name: str = ""
     index: int = 0
     outside_bytes: int = 0
@@ -75,12 +77,14 @@ class Devices:
         if it.lost:
             return 0
         left_bytes = it.limit_bytes - held_bytes
-        return left_bytes if it.total_bytes is None else min(left_bytes, it.total_bytes - it.outside_bytes - held_bytes)
+        if it.total_bytes is None:
+            return left_bytes
+        return min(left_bytes, it.total_bytes - it.margin_bytes - it.outside_bytes - held_bytes)
 
     def most(self, device: str) -> int:
         """Return what could be held on a device if nobody else held anything there."""
         it = self._devices[device]
-        return it.limit_bytes if it.total_bytes is None else min(it.limit_bytes, it.total_bytes)
+        return it.limit_bytes if it.total_bytes is None else min(it.limit_bytes, it.total_bytes - it.margin_bytes)
 
     def see(self, device: str, used_bytes: int, *, least_bytes: int, most_bytes: int) -> int | None:
         """Take a reading: so much is used, of which we hold at least `least_bytes` and at most `most_bytes`.

@@ -113,6 +113,10 @@ class VRAMGate:
         """Whether a request to this deployment needs a lease from this gate."""
         return deployment.gated and deployment.backend in self._engines and self._active
 
+    def knows(self, backend: str) -> bool:
+        """Whether there is a lifecycle by this name."""
+        return backend in self._engines
+
     def is_ready(self, deployment: Deployment) -> bool:
         """Whether a request would be admitted at once, as of this step of the event loop."""
         return not self.covers(deployment) or self._scheduler.is_open(ModelKey(deployment.backend, deployment.model))
