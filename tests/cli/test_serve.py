@@ -42,9 +42,9 @@ async def test_it_serves_and_the_curl_it_prints_works():
     assert "local models are not gated: no backend here loads and unloads models" in served.text
     assert f"export OPENAI_BASE_URL={served.url}/v1 " in served.text
     assert outcome.code == 0
-    assert [
-        line for line in outcome.err.splitlines() if "engine-model -> openai 200 ok" in line
-    ] == outcome.err.splitlines()
+    # The signal may come while the server still winds up what the client has got whole already.
+    lines = [line for line in outcome.err.splitlines() if "draining: 1 requests run" not in line]
+    assert [line for line in lines if "engine-model -> openai 200 ok" in line] == lines != []
     assert engine.exchanges[-1].header("authorization") == f"Bearer {CANARY}"
     assert CANARY not in outcome.text
 
