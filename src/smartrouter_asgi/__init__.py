@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from .middleware.resolution import ModelResolutionMiddleware as ModelResolutionMiddleware
     from .middleware.vram import VRAMGateMiddleware as VRAMGateMiddleware
     from .resilience.breaker import CircuitBreaker as CircuitBreaker
-    from .resilience.circuit import BreakerPolicy as BreakerPolicy
     from .resilience.deadline import Timeouts as Timeouts
+    from .resilience.policy import BreakerPolicy as BreakerPolicy
     from .resilience.retry import RetryPolicy as RetryPolicy
     from .routing.catalog import Catalog as Catalog
     from .routing.catalog import ModelGroup as ModelGroup
@@ -62,7 +62,7 @@ _HOMES = {
     "BackendDispatch": "dispatch",
     "BackendSpec": "backends.base",
     "BaseBackend": "backends.base",
-    "BreakerPolicy": "resilience.circuit",
+    "BreakerPolicy": "resilience.policy",
     "Call": "wire.call",
     "CallbackLifecycle": "vram.lifecycle",
     "Capabilities": "deployment",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .config import Settings
-from .resilience.circuit import BreakerPolicy
 from .resilience.concurrency import ConcurrencyLimits
 from .resilience.deadline import Timeouts
 from .resilience.hedging import HedgePolicy
+from .resilience.policy import BreakerPolicy
 from .resilience.rest import RestPolicy
 from .resilience.retry import RetryPolicy
 from .routing.discovery import DiscoveryRules

@@ -6,7 +6,7 @@ import pytest
 
 from smartrouter_asgi.config import Settings
 from smartrouter_asgi.policies import breaker_policy
-from smartrouter_asgi.resilience.circuit import BreakerPolicy
+from smartrouter_asgi.resilience.policy import BreakerPolicy
 
 
 def test_defaults_of_the_file_are_those_of_the_policy() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from smartrouter_asgi.exceptions import ConfigurationError
-from smartrouter_asgi.resilience.circuit import BUSY_HINT_S, BreakerPolicy, Circuit
+from smartrouter_asgi.resilience.circuit import BUSY_HINT_S, Circuit
+from smartrouter_asgi.resilience.policy import BreakerPolicy
 
 POLICY = BreakerPolicy(failure_threshold=3, reset_timeout_s=60.0, half_open_max_attempts=2, sliding_window_size=5)
 

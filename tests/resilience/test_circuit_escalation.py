@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from smartrouter_asgi.resilience.circuit import BreakerPolicy, Circuit
+from smartrouter_asgi.resilience.circuit import Circuit
 from smartrouter_asgi.resilience.pause import OpenPause
+from smartrouter_asgi.resilience.policy import BreakerPolicy
 
 POLICY = BreakerPolicy(
     failure_threshold=1,

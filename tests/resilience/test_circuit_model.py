@@ -10,7 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from smartrouter_asgi.resilience.circuit import BreakerPolicy, Circuit
+from smartrouter_asgi.resilience.circuit import Circuit
+from smartrouter_asgi.resilience.policy import BreakerPolicy
 
 LEASE_S = 30.0
 FIRST_TOKENS = st.sampled_from([None, 0.5, 1.99, 2.0, 5.0])

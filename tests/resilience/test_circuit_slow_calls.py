@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from smartrouter_asgi.resilience.circuit import BreakerPolicy, Circuit
+from smartrouter_asgi.resilience.circuit import Circuit
+from smartrouter_asgi.resilience.policy import BreakerPolicy
 
 SLOW_S = 2.0
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from smartrouter_asgi.deployment import LoadedModel
 from smartrouter_asgi.vram.devices import Device, Devices
-from smartrouter_asgi.vram.ledger import HoldingState, VRAMLedger
+from smartrouter_asgi.vram.holding import HoldingState
+from smartrouter_asgi.vram.ledger import VRAMLedger
 from smartrouter_asgi.vram.names import ModelKey
 from smartrouter_asgi.vram.placement import PlacementRule
 from tests.vram.world import A, B, C, devices

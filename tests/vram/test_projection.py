@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smartrouter_asgi.vram.ledger import HoldingState
+from smartrouter_asgi.vram.holding import HoldingState
 from smartrouter_asgi.vram.names import ModelKey
 from smartrouter_asgi.vram.placement import PlacementRule
 from tests.vram.world import A, B, C, World, devices, loads

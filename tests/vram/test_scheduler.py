@@ -14,7 +14,7 @@ from smartrouter_asgi.exceptions import (
     VRAMQueueTimeoutError,
 )
 from smartrouter_asgi.vram.effects import Grant, StartLoad, StartReconcile, StartUnload
-from smartrouter_asgi.vram.ledger import HoldingState
+from smartrouter_asgi.vram.holding import HoldingState
 from tests.vram.world import A, B, C, D, World, errors, grants, kinds
 
 # -- 1, 2, 3: the queue

@@ -7,7 +7,7 @@ import pytest
 from smartrouter_asgi.deployment import LoadedModel
 from smartrouter_asgi.exceptions import VRAMExhaustedError
 from smartrouter_asgi.vram.effects import StartLoad, StartReconcile, StartUnload
-from smartrouter_asgi.vram.ledger import HoldingState
+from smartrouter_asgi.vram.holding import HoldingState
 from smartrouter_asgi.vram.names import ModelKey
 from smartrouter_asgi.vram.placement import PlacementRule
 from smartrouter_asgi.vram.snapshot import snapshot_of

@@ -15,7 +15,8 @@ from smartrouter_asgi.deployment import LoadedModel
 from smartrouter_asgi.exceptions import AdmissionError, VRAMExhaustedError
 from smartrouter_asgi.vram.devices import Device, Devices
 from smartrouter_asgi.vram.effects import Grant, Reject, StartLoad, StartReconcile, StartUnload
-from smartrouter_asgi.vram.ledger import HoldingState, VRAMLedger
+from smartrouter_asgi.vram.holding import HoldingState
+from smartrouter_asgi.vram.ledger import VRAMLedger
 from smartrouter_asgi.vram.names import ModelKey
 from smartrouter_asgi.vram.placement import PlacementRule
 from smartrouter_asgi.vram.policy import GatePolicy

@@ -5,8 +5,9 @@ from __future__ import annotations
 from .backoff import compute_delay_s
 from .breaker import BreakerBoard, CircuitBreaker
 from .budget import BudgetBoard, RetryBudget
-from .circuit import BreakerPolicy, Circuit, CircuitState
+from .circuit import Circuit, CircuitState
 from .permit import Permit
+from .policy import BreakerPolicy
 from .retry import (
     NEVER_REACHED,
     Decision,

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from ..events import BreakerChanged
 from ..exceptions import SmartRouterError
-from .circuit import BreakerPolicy, Circuit, CircuitState
+from .circuit import Circuit, CircuitState
 from .hooks import Hooks
 from .permit import NULL_PERMIT, Permit
+from .policy import BreakerPolicy
 from .states import MEMBERS, NAMES, CircuitOpenError
 from .stock import StockInterface
 

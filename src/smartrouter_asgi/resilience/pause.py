@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..types import Random
-    from .circuit import BreakerPolicy
+    from .policy import BreakerPolicy
 
 
 class OpenPause:

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .circuit import BreakerPolicy
+    from .policy import BreakerPolicy
 
 
 class SlidingWindow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .ledger import HoldingState
+from .holding import HoldingState
 from .placement import seen_placement
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, TypeAlias
 
-from .ledger import HoldingState
+from .holding import HoldingState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence

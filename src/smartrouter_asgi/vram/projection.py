@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from .eviction import candidates_of, choose_closing, choose_victims
-from .ledger import HoldingState
+from .holding import HoldingState
 from .order import by_turn
 
 if TYPE_CHECKING:

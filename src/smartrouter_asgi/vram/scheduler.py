@@ -13,7 +13,7 @@ from ..exceptions import AdmissionError
 from . import refusals
 from .effects import Decision, Grant, Reject, StartLoad, StartReconcile, StartUnload
 from .freshness import Freshness
-from .ledger import HoldingState
+from .holding import HoldingState
 from .order import is_old, turn_ends
 from .projection import projected_wait_s
 from .queue import Waiter, WaitQueue

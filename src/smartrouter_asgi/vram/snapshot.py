@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .ledger import HoldingState
+from .holding import HoldingState
 
 if TYPE_CHECKING:
     from .effects import Decision
-    from .ledger import Holding, VRAMLedger
+    from .holding import Holding
+    from .ledger import VRAMLedger
     from .scheduler import Scheduler
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from .eviction import candidates_of, choose_closing, choose_victims
-from .ledger import HoldingState
+from .holding import HoldingState
 from .order import by_turn, has_turn_left, is_old
 
 if TYPE_CHECKING:
