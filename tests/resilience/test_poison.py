@@ -49,6 +49,40 @@ def test_who_succeeds_is_forgotten_and_so_is_who_failed_long_ago() -> None:
     assert book.failed(7, 3 * FORGET_AFTER_S)
 
 
+def test_exactly_the_allowed_failures_count_whenever_others_were_served() -> None:
+    book = PoisonBook()
+    assert book.failed(7, 0.0)
+    book.succeeded(1)
+    assert [book.failed(7, 0.0) for _ in range(3)] == [True, False, False]
+
+
+def test_a_failure_is_remembered_from_the_last_one_not_from_the_first() -> None:
+    book = PoisonBook()
+    book.failed(7, 1000.0)
+    book.succeeded(1)
+    book.failed(7, 1000.0 + FORGET_AFTER_S)
+    assert not book.failed(7, 1000.0 + 2 * FORGET_AFTER_S), "neither pause was longer than it may be"
+    assert book.failed(7, 1000.0 + 3 * FORGET_AFTER_S + 1.0)
+
+
+def test_the_one_that_failed_longest_ago_makes_room_and_nobody_else() -> None:
+    def full() -> PoisonBook:
+        book = PoisonBook()
+        for fingerprint in range(MAX_KEPT):
+            for _ in range(ALLOWED):
+                book.failed(fingerprint, 0.0)
+        book.failed(0, 0.0)  # no longer the oldest
+        book.succeeded(-1)
+        return book
+
+    assert not any(full().failed(fingerprint, 0.0) for fingerprint in range(MAX_KEPT)), "as many as are kept are kept"
+    book = full()
+    book.failed(MAX_KEPT, 0.0)
+    assert len(book) == MAX_KEPT
+    assert not any(book.failed(fingerprint, 0.0) for fingerprint in (0, *range(2, MAX_KEPT)))
+    assert book.failed(1, 0.0), "forgotten, it begins anew"
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 200)), max_size=400))
 def test_the_book_stays_small(events: list[tuple[bool, int]]) -> None:
     book = PoisonBook()
