@@ -12,6 +12,7 @@ import anyio
 import pytest
 import trustme
 
+from smartrouter_asgi.transport.direct.connection import Connection
 from smartrouter_asgi.transport.direct.transport import DirectTransport
 
 from ..harness.loops import on_both_loops
@@ -146,6 +147,26 @@ def test_row_58_a_handshake_cancelled_at_any_turn_leaves_no_socket(native: bool)
 def test_row_58_a_name_looked_up_in_vain_leaves_no_socket(native: bool):
     """Of several addresses too."""
     assert at_every_turn(native, reused=False, body=b"{}", host="localhost", tls=None) >= 6
+
+
+@on_both_loops
+async def test_row_58_a_connection_that_is_made_for_nobody_is_forgotten(monkeypatch: pytest.MonkeyPatch):
+    """Whichever loop, though uvloop does not tell a connection of its end in the moment it was made."""
+    made = Connection.connection_made
+
+    def cancelling(self: Connection, transport: asyncio.BaseTransport) -> None:
+        made(self, transport)
+        task.cancel()
+
+    monkeypatch.setattr(Connection, "connection_made", cancelling)
+    async with RawServer(in_three_parts) as server:
+        transport = DirectTransport()
+        task = asyncio.create_task(fetch(transport, server.base_url))
+        await asyncio.wait({task})
+        assert task.cancelled()
+        await until(partial(is_idle, transport), within_s=5)
+        await asyncio.wait_for(transport.aclose(), 5)
+        await until(lambda: server.open_connections == 0, within_s=5)
 
 
 @on_both_loops

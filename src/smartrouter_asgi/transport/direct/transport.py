@@ -102,6 +102,7 @@ class DirectTransport:
             )
         except BaseException as exc:
             connection.abort()  # or TLS would wait for a farewell
+            connection.connection_lost(None)  # uvloop does not say so when it has just said that it was made
             sock.close()
             if context is not None and isinstance(exc, OSError) and not is_own_limit(exc):
                 raise ssl.SSLError("the handshake failed") from exc  # also where it was cut, and no more is known
