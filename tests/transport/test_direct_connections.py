@@ -12,7 +12,7 @@ import pytest
 
 from smartrouter_asgi.exceptions import AttemptError, FailureKind
 from smartrouter_asgi.transport.direct import dial, pool
-from smartrouter_asgi.transport.direct.connection import MAX_UNREAD_BYTES
+from smartrouter_asgi.transport.direct.connection import MAX_UNREAD_BYTES, WRITE_BYTES
 from smartrouter_asgi.transport.direct.transport import DirectTransport
 
 from ..harness.loops import on_both_loops
@@ -86,6 +86,16 @@ async def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPa
         assert server.connections == 4
 
 
+@on_both_loops
+async def test_a_connection_that_is_too_old_is_not_taken(monkeypatch: pytest.MonkeyPatch):
+    """Though the loop was too busy to close it in time."""
+    async with RawServer(writing(HELLO)) as server, lane() as transport:
+        await fetch(transport, server.base_url)
+        monkeypatch.setattr(pool, "KEEPALIVE_EXPIRY_S", 0.0)
+        await fetch(transport, server.base_url)
+        assert server.connections == 2
+
+
 def test_idle_connections_end_before_servers_end_them():
     """So do uvicorn and llama.cpp after 5 s."""
     assert pool.KEEPALIVE_EXPIRY_S <= 4
@@ -119,7 +129,7 @@ async def test_row_21_words_on_an_idle_connection_are_nobody_s_answer(garbage: b
         await fetch(transport, server.base_url)
         os.write(server.exchanges[0].writer.get_extra_info("socket").fileno(), garbage)
         if late:
-            await until(lambda: server.open_connections == 0)
+            await until(lambda: server.open_connections == 0, within_s=2)  # long before it is too old
         assert await fetch(transport, server.base_url) == b"hello"
         assert server.connections == 2
 
@@ -243,6 +253,27 @@ async def test_a_large_body_arrives_whole(size: int):
         assert await fetch(transport, server.base_url, body[::-1]) == b"hello"
         assert [exchange.body for exchange in server.exchanges] == [body, body[::-1]]
         assert server.connections == 1
+
+
+@on_both_loops
+async def test_a_body_that_nobody_reads_waits_where_it_is():
+    """It is not copied whole into a buffer."""
+    took_over = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.transport.pause_reading()
+        took_over.set()
+        await asyncio.Event().wait()
+
+    async with RawServer(script, reads_body=False) as server, lane() as transport:
+        task = asyncio.create_task(fetch(transport, server.base_url, b"x" * (32 * MIB)))
+        await took_over.wait()
+        (connection,) = transport.busy
+        await until(lambda: not connection._can_write)
+        assert connection._transport is not None
+        assert connection._transport.get_write_buffer_size() <= 2 * WRITE_BYTES
+        task.cancel()
+        await asyncio.wait({task})
 
 
 @on_both_loops

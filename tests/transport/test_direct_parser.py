@@ -112,6 +112,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(marks)]
 
 
+SUFFIXES = [b"\r\n", b"\n", OK, b"HTTP/1.1 503 No\r\nx: y\r\ncontent-length: 3\r\n\r\nbad"]
 PLACES = st.lists(st.integers(0, 10_000), max_size=12)
 
 
@@ -138,7 +139,7 @@ def test_an_answer_may_be_the_last_one(data: bytes):
     assert (fed(data).complete, fed(data).reusable) == (True, False)
 
 
-@given(data=st.sampled_from(WHOLE), more=st.binary(min_size=1) | st.sampled_from([b"\r\n", b"\n", OK]), places=PLACES)
+@given(data=st.sampled_from(WHOLE), more=st.binary(min_size=1) | st.sampled_from(SUFFIXES), places=PLACES)
 def test_nothing_may_follow_the_end(data: bytes, more: bytes, places: list[int]):
     """Whatever it is, stray line ends too, in whatever pieces: the answer stays as it was, its connection is done."""
     parser = fed(*cut(data + more, places))
