@@ -60,11 +60,12 @@ class Exchange:
         """
         singly = PARTS_ONE_BY_ONE
         while parts := await self._parts():
-            if singly > 0:
-                singly -= len(parts)
-                for part in parts:
+            if singly:
+                first, parts = parts[:singly], parts[singly:]
+                singly -= len(first)
+                for part in first:
                     yield part
-            else:
+            if parts:
                 yield parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def aclose(self) -> None:
