@@ -120,7 +120,8 @@ async def test_a_wait_ends_with_vram_queue_timeout():
         client,
     ):
         async with client.stream("POST", f"{url}/v1/chat/completions", json=chat("a", stream=True)) as first:
-            await anext(first.aiter_lines())
+            lines = first.aiter_lines()  # kept: an iterator that is dropped closes its stream
+            await anext(lines)
             response = await ask(client, url, "b")
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (503, "vram_queue_timeout")
@@ -143,7 +144,8 @@ async def test_a_client_that_leaves_the_queue_causes_no_load():
     async with rig(models=[model("a", 14, answer_tokens=200), model("b", 14)]) as (engine, router, url, client):
         assert router.gate is not None
         async with client.stream("POST", f"{url}/v1/chat/completions", json=chat("a", stream=True)) as first:
-            await anext(first.aiter_lines())
+            lines = first.aiter_lines()  # kept: an iterator that is dropped closes its stream
+            await anext(lines)
             async with raw_request(url, chat("b")):
                 async with asyncio.timeout(5):
                     while not router.gate.queue_depths():

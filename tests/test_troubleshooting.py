@@ -229,7 +229,8 @@ async def waited(folder: Path) -> list[str]:
         async with rig.router() as (url, client):
             ollama.faults.once(Fault(stall="mid_stream", after_tokens=1), path="/api/chat")
             async with client.stream("POST", f"{url}/v1/chat/completions", json=chat(stream=True)) as first:
-                await anext(first.aiter_lines())
+                lines = first.aiter_lines()  # kept: an iterator that is dropped closes its stream
+                await anext(lines)
                 rig.note(await client.post(f"{url}/v1/chat/completions", json=chat("other")))
             ollama.faults.clear()
         await rig.check()

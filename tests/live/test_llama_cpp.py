@@ -209,9 +209,9 @@ async def test_client_leaving_a_stream_frees_the_slot(llama: str, engine: Engine
     await poll(engine.idle, within_s=15)
     async with client_of(router_over_llama(llama)) as client:
         async with client.stream("POST", "/chat/completions", json=long_body(stream=True)) as response:
-            async for line in response.aiter_lines():
-                if line:
-                    break
+            lines = response.aiter_lines()  # kept: an iterator that is dropped closes its stream
+            while not await anext(lines):
+                pass
             await poll(engine.busy, within_s=5)
         await poll(engine.idle, within_s=IDLE_BOUND_S)
 
