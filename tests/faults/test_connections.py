@@ -17,7 +17,7 @@ import httpx
 import pytest
 import trustme
 
-from smartrouter_asgi.transport.direct.transport import DirectTransport
+from smartrouter_asgi.transport.divided import DividedTransport
 
 from ..harness.answers import error_code
 from ..harness.engines import ANSWER, STREAM, good, silent
@@ -293,8 +293,8 @@ async def test_row_69_no_descriptor_left_is_the_gateway_s_own_fault(begun: bool)
         await gateway.client.get(f"{gateway.url}/healthz")  # so that the client has its connection
         if begun:
             transport: Any = gateway.router._transport
-            direct = isinstance(transport, DirectTransport)
-            transport._pool_of_this_loop() if direct else transport._client_of_this_loop()
+            divided = isinstance(transport, DividedTransport)
+            transport.data._pool_of_this_loop() if divided else transport._client_of_this_loop()
         with no_descriptor_left():
             response = await gateway.ask()
         assert error_code(response) == (503, "gateway_overloaded")

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 
 from smartrouter_asgi import SmartRouter
 from smartrouter_asgi.transport.direct.transport import DirectTransport
+from smartrouter_asgi.transport.divided import DividedTransport
+from smartrouter_asgi.transport.http import Transport
 
 from .servers import RawServer
 
@@ -37,7 +39,7 @@ def _left(router: SmartRouter, engines: tuple[RawServer, ...], before: set[async
     left = [f"a task {task.get_coro()}" for task in asyncio.all_tasks() - before - theirs]
     left += [f"{count} exchanges with {name}" for name, count in router._tracker.inflight.items()]
     left += [f"{engine.busy} requests at an engine" for engine in engines if engine.busy]
-    left += [f"a connection {connection}" for connection in _busy_connections(router)]
+    left += [f"a connection {connection}" for connection in _busy_connections(router._transport)]
     if router.gate is not None:
         seen = router.gate.snapshot()
         left += [f"{held.leases} leases on {held.deployment}" for held in seen.residents if held.leases]
@@ -45,11 +47,13 @@ def _left(router: SmartRouter, engines: tuple[RawServer, ...], before: set[async
     return left
 
 
-def _busy_connections(router: SmartRouter) -> list[str]:
-    """Look into the transport's pool: what is neither idle nor closed is in use, or lost."""
-    if isinstance(router._transport, DirectTransport):
-        return [repr(one) for one in router._transport.busy]
-    client = getattr(router._transport, "_client", None)
+def _busy_connections(transport: Transport | None) -> list[str]:
+    """Look into a transport's pool: what is neither idle nor closed is in use, or lost."""
+    if isinstance(transport, DividedTransport):
+        return _busy_connections(transport.data) + _busy_connections(transport.control)
+    if isinstance(transport, DirectTransport):
+        return [repr(one) for one in transport.busy]
+    client = getattr(transport, "_client", None)
     pool = getattr(getattr(client, "_transport", None), "_pool", None)
     connections = [] if pool is None else pool.connections
     return [repr(one) for one in connections if not (one.is_idle() or one.is_closed())]

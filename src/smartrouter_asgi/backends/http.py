@@ -147,10 +147,13 @@ class HTTPBackend(BaseBackend):
         """Return the full URL of one of the engine's paths."""
         return self.spec.url + path
 
-    def request(self, method: str, path: str, body: bytes = b"", secret: str | None = None) -> HTTPRequest:
+    def request(
+        self, method: str, path: str, body: bytes = b"", secret: str | None = None, *, control: bool = False
+    ) -> HTTPRequest:
         """Build a request to this backend, with one of its secrets."""
         headers = self._headers if secret is None else [*self._headers, *self.auth_headers(secret)]
-        return HTTPRequest(backend=self.name, method=method, url=self.url_of(path), headers=headers, body=body)
+        url = self.url_of(path)
+        return HTTPRequest(backend=self.name, method=method, url=url, headers=headers, body=body, control=control)
 
     async def call_json(
         self, method: str, path: str, payload: Any = None, *, timeout_s: float = 10.0, limit: int = 16 * 1024 * 1024
@@ -209,31 +212,39 @@ class HTTPBackend(BaseBackend):
         return answer
 
     async def _send_with(
-        self, index: int, method: str, path: str, body: bytes, stream_type: bytes | None = None
+        self,
+        index: int,
+        method: str,
+        path: str,
+        body: bytes,
+        stream_type: bytes | None = None,
+        *,
+        control: bool = False,
     ) -> HTTPAnswer:
         """Send a request with one key, or once more when its token can be had anew. Raises `KeyRefusedError`."""
         source = self._credentials[index]
         secret = await self._secret(source)
         renewable = source.renewable
         try:
-            request = self.request(method, path, body, secret)
+            request = self.request(method, path, body, secret, control=control)
             return await self._send(request, stream_type, keyed=True, renewable=renewable)
         except KeyRefusedError as exc:
             if exc.status != 401 or not source.renew(secret):
                 raise
-        request = self.request(method, path, body, await self._secret(source))
+        request = self.request(method, path, body, await self._secret(source), control=control)
         return await self._send(request, stream_type, keyed=True, renewable=renewable)
 
     async def _send_with_any(self, method: str, path: str, body: bytes) -> HTTPAnswer:
+        """Send a control call, with whichever key is taken."""
         refusal: AttemptError | None = None
         for index in self._pool.preferred(self._clock()):
             try:
-                return await self._send_with(index, method, path, body)
+                return await self._send_with(index, method, path, body, control=True)
             except KeyRefusedError as exc:
                 refusal = exc.error
         if refusal is not None:
             raise refusal
-        return await self._send(self.request(method, path, body))
+        return await self._send(self.request(method, path, body, control=True))
 
     async def _secret(self, source: Credential) -> str:
         try:

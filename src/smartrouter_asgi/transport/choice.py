@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from ..exceptions import ConfigurationError
+from .divided import DividedTransport
 from .http import Transport
 
 if TYPE_CHECKING:
     import httpx
 
-AUTO: Final[str] = "httpx"
+logger = logging.getLogger("smartrouter_asgi")
+
+AUTO: Final[str] = "direct"
 """What `auto` stands for where the parser of the direct one is installed; `httpx` elsewhere."""
+
+CONTROL: Final[str] = "httpx"
+"""What carries control calls beside `direct`: `httpx`, or `direct` for one pool of connections for everything."""
 
 
 def choose_transport(
@@ -24,15 +31,27 @@ def choose_transport(
     `ConfigurationError` when `direct` is asked for and its parser is not installed.
     """
     wanted = AUTO if name == "auto" else name
-    if wanted == "direct" and http_client is None:
-        if find_spec("httptools") is not None:
-            from .direct.transport import DirectTransport
-
-            return DirectTransport(connect_timeout_s=connect_timeout_s)
+    if http_client is not None:
+        return _httpx(http_client, connect_timeout_s, "a client was handed in")
+    if wanted == "httpx":
+        return _httpx(None, connect_timeout_s, f"the settings say '{name}'")
+    if find_spec("httptools") is None:
         if name == "direct":
             raise ConfigurationError(
-                "transport: 'direct' needs the package httptools: pip install 'smartrouter-asgi[server]', or use 'auto'"
+                "transport: 'direct' needs the package httptools: pip install httptools, or use 'auto'"
             )
+        return _httpx(None, connect_timeout_s, "the package httptools is not installed")
+    from .direct.transport import DirectTransport
+
+    logger.debug("transport: direct, for the settings say '%s'", name)
+    direct = DirectTransport(connect_timeout_s=connect_timeout_s)
+    if CONTROL == "direct":
+        return direct
+    return DividedTransport(direct, lambda: _httpx(None, connect_timeout_s, "control calls go over it"))
+
+
+def _httpx(client: httpx.AsyncClient | None, connect_timeout_s: float, reason: str) -> Transport:
     from .httpx_transport import HttpxTransport
 
-    return HttpxTransport(http_client, connect_timeout_s=connect_timeout_s)
+    logger.debug("transport: httpx, for %s", reason)
+    return HttpxTransport(client, connect_timeout_s=connect_timeout_s)

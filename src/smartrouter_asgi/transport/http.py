@@ -19,6 +19,8 @@ class HTTPRequest:
     url: str
     headers: Headers = field(default_factory=list, repr=False)
     body: bytes = field(default=b"", repr=False)
+    control: bool = False
+    """The gateway asks on its own behalf, for a list or a load: no client's answer passes through."""
 
 
 class HTTPAnswer(Protocol):
