@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n 2
 
-.PHONY: demo test lint format bench mutants readme clean
+.PHONY: demo test lint format bench bench-guard mutants readme clean
 
 $(VENV)/.server: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "smartrouter-asgi needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -36,6 +36,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev  ## measures, and writes benchmarks/results/
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.resilience
+
+bench-guard: $(VENV)/.dev  ## instructions per request beside the committed baseline: a report; needs valgrind
+	$(BIN)/python -m benchmarks.guard
 
 mutants: $(VENV)/.dev  ## changes the pure parts of resilience and lists what no test notices; see tests/resilience/MUTANTS.md
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[mutants]'

@@ -7,7 +7,7 @@ from collections import Counter
 from types import CodeType, FrameType
 from typing import Any
 
-_PLACES = ("smartrouter_asgi", "site-packages", "benchmarks", "lib/python3")
+_PLACES = ("smartrouter_asgi", "site-packages", "benchmarks", f"lib/python{sys.version_info[0]}.{sys.version_info[1]}")
 
 
 class CallCounter:
@@ -21,26 +21,33 @@ class CallCounter:
         self._calls: Counter[CodeType] = Counter()
         self._opcodes: Counter[CodeType] = Counter()
         self._c_calls: Counter[tuple[CodeType, str]] = Counter()
+        self._places: dict[CodeType, str] = {}
 
     def mark(self) -> dict[str, int]:
         """Return what was counted since the last mark."""
         sys.settrace(None)
         sys.setprofile(None)
-        found = Counter({f"call {place(code)}": 0 for code in self._calls})
+        found: Counter[str] = Counter()
         for code, number in self._calls.items():
-            found[f"call {place(code)}"] += number
+            found[f"call {self._place(code)}"] += number
         for code, number in self._opcodes.items():
-            found[f"op {place(code)}"] += number
+            found[f"op {self._place(code)}"] += number
         for (code, name), number in self._c_calls.items():
-            found[f"c {place(code)} -> {name}"] += number
+            found[f"c {self._place(code)} -> {name}"] += number
         for counter in (self._calls, self._opcodes, self._c_calls):
             counter.clear()
         sys.settrace(self._entered)
         sys.setprofile(self._profile)
         return dict(found)
 
+    def _place(self, code: CodeType) -> str:
+        return self._places.get(code) or place(code)
+
     def _entered(self, frame: FrameType, event: str, arg: Any) -> Any:
-        self._calls[frame.f_code] += 1
+        code = frame.f_code
+        if code not in self._calls and code not in self._places:
+            self._places[code] = place(code, frame)
+        self._calls[code] += 1
         frame.f_trace_lines, frame.f_trace_opcodes = False, True
         return self._within
 
@@ -54,11 +61,15 @@ class CallCounter:
             self._c_calls[frame.f_code, getattr(arg, "__qualname__", str(arg))] += 1
 
 
-def place(code: CodeType) -> str:
-    """Name a function: its module's path within its package, its line, its name."""
-    path = code.co_filename
+def place(code: CodeType, frame: FrameType | None = None) -> str:
+    """Name a function: its module's path within its package, its line, its name; a made one by the class it is of."""
+    path, name = code.co_filename, code.co_qualname
+    if path == "<string>" and frame is not None and "self" in frame.f_locals:
+        made_for = type(frame.f_locals["self"])
+        path, name = made_for.__module__.replace(".", "/"), f"{made_for.__qualname__}.{code.co_name} (made)"
     for known in _PLACES:
-        if known in path:
-            path = path.rpartition(known + "/")[2] if known != "smartrouter_asgi" else known + path.rpartition(known)[2]
+        if f"{known}/" in path:
+            rest = path.rpartition(f"{known}/")[2]
+            path = rest if known.endswith("packages") else f"{known.rpartition('/')[2]}/{rest}"
             break
-    return f"{path}:{code.co_firstlineno} {code.co_qualname}"
+    return f"{path}:{code.co_firstlineno} {name}"

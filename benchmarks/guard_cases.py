@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from .processes import module
 SERVERS = {"hello": ("hello",), "direct": ("router", "direct"), "httpx": ("router", "httpx")}
 _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *(\d+)")
 PACE_MS = 20
+PLAIN, BURST, PACED = "plain request", "chunk of a burst", f"chunk at {PACE_MS} ms"
+SOCKET_CASES = tuple(f"{kind}: {what}" for kind in SERVERS for what in (PLAIN, BURST, PACED))
 Found = Iterator[tuple[str, Counter[str], int]]
 
 
@@ -44,11 +46,16 @@ class Client:
     def _whole(answer: bytes, chunks: int) -> bool:
         if chunks:
             return answer.endswith(b"\r\n0\r\n\r\n")
-        length, (head, end, rest) = _LENGTH.search(answer), answer.partition(b"\r\n\r\n")
+        length, (_, end, rest) = _LENGTH.search(answer), answer.partition(b"\r\n\r\n")
         return bool(end) and length is not None and len(rest) >= int(length[1])
 
     def close(self) -> None:
         self._socket.close()
+
+
+def chosen(only: Sequence[str], name: str) -> bool:
+    """Say whether a case is wanted: all are, or those whose name has one of the texts."""
+    return not only or any(part in name for part in only)
 
 
 def difference(few: Counter[str], many: Counter[str]) -> Counter[str]:
@@ -58,20 +65,20 @@ def difference(few: Counter[str], many: Counter[str]) -> Counter[str]:
     return left
 
 
-def in_process(counted: Counted, wanted: Callable[[str], bool], scale: float) -> Found:
+def in_process(counted: Counted, only: Sequence[str], scale: float) -> Found:
     """Count each layer: `(case, what was counted, by how many calls)`."""
     names = counted.child.hear(START_S)["cases"]
     assert isinstance(names, list)
     for case in names:
         name = "in process: " + case.partition(" - ")[0]
-        if not wanted(name):
+        if not chosen(only, name):
             continue
         few, many = max(int(20 * scale), 2), max(int(120 * scale), 4)
         counted.window([case, few], 2)
         yield name, difference(counted.window([case, few], 2), counted.window([case, many], 2)), many - few
 
 
-def over_sockets(counted: Counted, kind: str, wanted: Callable[[str], bool], scale: float) -> Found:
+def over_sockets(counted: Counted, kind: str, only: Sequence[str], scale: float) -> Found:
     """Count a server's requests and chunks."""
     client = Client(int(str(counted.child.port)))
 
@@ -84,33 +91,39 @@ def over_sockets(counted: Counted, kind: str, wanted: Callable[[str], bool], sca
     few, many, streams = max(int(100 * size), 2), max(int(500 * size), 4), max(int(20 * size), 1)
     try:
         window(max(int(100 * size), 5))
-        if wanted(name := f"{kind}: plain request"):
+        if chosen(only, name := f"{kind}: {PLAIN}"):
             yield name, difference(window(few), window(many)), many - few
-        if wanted(name := f"{kind}: chunk of a burst"):
+        if chosen(only, name := f"{kind}: {BURST}"):
             window(streams, 50)
             yield name, difference(window(streams, 50), window(streams, 250)), streams * 200
-        if wanted(name := f"{kind}: chunk at {PACE_MS} ms"):
+        if chosen(only, name := f"{kind}: {PACED}"):
             window(1, 10, PACE_MS)
             yield name, difference(window(1, 20, PACE_MS), window(1, 120, PACE_MS)), 100
     finally:
         client.close()
 
 
-def count(folder: Path | None, wanted: Callable[[str], bool], scale: float = 1.0) -> Found:
-    """Count everything wanted; with `folder` None Python's calls, else instructions, by dumps in that folder."""
-    kinds = [kind for kind in SERVERS if wanted(f"{kind}: ")]
+def count(folder: Path | None, only: Sequence[str], scale: float = 1.0) -> Found:
+    """Count every case wanted: `(case, what was counted, of how many)`.
+
+    With `folder` None Python's calls are counted, else instructions, by dumps in that folder.
+    """
+    kinds = [kind for kind in SERVERS if any(chosen(only, name) for name in SOCKET_CASES if name.startswith(kind))]
+    if not only or any(not any(part in name for name in SOCKET_CASES) for part in only):
+        kinds.append("layers")
     with ExitStack() as stack:
         engine = stack.enter_context(module("engine", core=None))
         started: dict[str, Counted] = {}
-        for kind in (*kinds, *(["layers"] if wanted("in process: ") else [])):
+        for kind in kinds:  # all at once: counts do not depend on who else runs
             if kind == "layers":
                 arguments: tuple[str, ...] = ("layers",)
             else:
                 arguments = (SERVERS[kind][0], f"http://127.0.0.1:{engine.port}", *SERVERS[kind][1:])
             started[kind] = Counted(*arguments, folder=folder and folder / kind)
             stack.callback(started[kind].child.stop)
-        for kind in kinds:
-            started[kind].child.port = int(str(started[kind].child.hear(START_S)["port"]))
-            yield from over_sockets(started[kind], kind, wanted, scale)
-        if "layers" in started:
-            yield from in_process(started["layers"], wanted, scale)
+        for kind, counted in started.items():
+            if kind == "layers":
+                yield from in_process(counted, only, scale)
+            else:
+                counted.child.port = int(str(counted.child.hear(START_S)["port"]))
+                yield from over_sockets(counted, kind, only, scale)

@@ -1,8 +1,8 @@
-"""A process whose instructions or calls the guard counts: `python -m benchmarks.guard_child calls|callgrind KIND ARGS`.
+"""A process whose instructions or calls the guard counts: `python -m benchmarks.guard_child callgrind|calls KIND ...`.
 
-`layers` runs the cases of `layer_cases` by itself; `hello` and `router` serve them over a socket with uvicorn. Each line
-of standard input is a job and each line of standard output its answer. `mark` ends a window and begins the next one.
-What depends on time and not on requests is left out: uvicorn's tick, the collection of garbage.
+`layers` runs the cases of `layer_cases` by itself; `hello` and `router` serve with uvicorn. Each line of standard input
+is a job and each line of standard output its answer; a mark ends a window and begins the next one. What depends on time
+and not on requests is left out: uvicorn's tick, the collection of garbage.
 """
 
 from __future__ import annotations

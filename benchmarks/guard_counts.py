@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from .processes import Child
 
 ENVIRONMENT = ("PATH=/usr/bin:/bin", "PYTHONHASHSEED=0", "LC_ALL=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1")
-"""All of it: what a process inherits lies on its stack and moves its addresses."""
+"""All of it, but for PYTHONPATH: what a process inherits lies on its stack and moves its addresses."""
 
 START_S, ANSWER_S = 120.0, 120.0
 
@@ -28,7 +29,8 @@ class Counted:
         self._folder = folder
         self._marks = 0
         python = (sys.executable, "-m", "benchmarks.guard_child", "calls" if folder is None else "callgrind")
-        self.child = Child("env", "-i", *ENVIRONMENT, *self._valgrind(), *python, *arguments, core=None)
+        path = (f"PYTHONPATH={os.environ['PYTHONPATH']}",) if "PYTHONPATH" in os.environ else ()
+        self.child = Child("env", "-i", *ENVIRONMENT, *path, *self._valgrind(), *python, *arguments, core=None)
 
     def _valgrind(self) -> tuple[str, ...]:
         if self._folder is None:
@@ -39,7 +41,7 @@ class Counted:
         return (*fixed, "valgrind", "--tool=callgrind", out, log, "--dump-before=getloadavg", "--compress-strings=yes")
 
     def window(self, job: object, marks: int) -> Counter[str]:
-        """Tell the child something that makes it mark `marks` times; return what was counted before the last of them."""
+        """Tell the child a job that has it mark `marks` times; return what was counted before the last of them."""
         self.child.tell(job)
         said = self.child.hear(ANSWER_S)
         self._marks += marks
