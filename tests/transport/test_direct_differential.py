@@ -22,7 +22,7 @@ from smartrouter_asgi.types import Headers
 
 from ..harness.servers import Exchange, RawServer
 from .lanes import request_to
-from .test_direct_parser import BROKEN, LAST, OK, WHOLE, cut
+from .test_direct_parser import BROKEN, LAST, OK, SAID_TWICE, WHOLE, cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +143,14 @@ def test_all_three_read_the_same_answer(trial: Trial, data: bytes):
     assert direct == trial.aiohttp(data)
 
 
+@pytest.mark.parametrize("data", SAID_TWICE)
+def test_a_length_may_be_said_twice(trial: Trial, data: bytes):
+    """Where both are the same; aiohttp does not take it."""
+    direct = trial.direct(data)
+    assert isinstance(direct, Answer)
+    assert direct == trial.httpx(data)
+
+
 @pytest.mark.parametrize("data", CUT)
 def test_all_three_tell_an_answer_that_was_cut(trial: Trial, data: bytes):
     """None of them takes the part for the whole."""
@@ -159,7 +167,7 @@ def test_what_leaves_the_end_in_doubt_is_refused(trial: Trial, data: bytes):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    data=st.sampled_from([*WHOLE, *LAST, *BROKEN]),
+    data=st.sampled_from([*WHOLE, *LAST, *SAID_TWICE, *BROKEN]),
     places=st.lists(st.integers(0, 500), max_size=4),
     at=st.integers(0, 200),
     change=st.binary(max_size=3) | st.sampled_from([b"\r\n", b"\n", b"0", b": ", b" ", b"chunked", b"5"]),

@@ -32,12 +32,22 @@ WHOLE = [
 ]
 """Answers after which a connection can be used again."""
 
+SAID_TWICE = [
+    OK + b"content-length: 5\r\nContent-Length: 5\r\n\r\nhello",
+    OK + b"content-length: 5\r\nx: y\r\ncontent-length:5 \r\nz: 1\r\n\r\nhello",
+    OK + b"x: y\r\ncontent-length: 5, 5\r\n\r\nhello",
+    OK + b"content-length: 05,05\r\ncontent-length: 05\r\n\r\nhello",
+]
+"""Whole and last, too: one length several times, as proxies made at home say it."""
+
 LAST = [
     OK + b"connection: close\r\ncontent-length: 2\r\n\r\nok",
     OK + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
     b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
     b"HTTP/1.1 304 Not Modified\r\ncontent-length: 20\r\n\r\n",
     b"HTTP/1.1 204 No Content\r\ncontent-length: 2\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
 ]
 """Answers that are whole, and the last ones on their connections."""
 
@@ -45,9 +55,14 @@ BROKEN = [
     b"\x16\x03\x01\x02\x00\x01",
     b"HTTP/1.1 2x0 OK\r\n\r\n",
     b"HTTP/1.1 099 OK\r\ncontent-length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\ncontent-length: 0\n\n",
     b"HTTP/2.0 200 OK\r\ncontent-length: 0\r\n\r\n",
     b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
     b"HTTP/1.1 103 Early Hints\r\ncontent-length: 2\r\n\r\nok" + OK,
+    b"HTTP/1.1 103 Early Hints\r\ncontent-length: 38\r\n\r\n" + OK + b"content-length: 0\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\ncontent-length: 2\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\ntransfer-encoding: chunked\r\n\r\n" + OK + b"content-length: 0\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\ncontent-length: 0\r\n\r\n" + OK + b"content-length: 0\r\n\r\n",
     b"ICY 200 OK\r\n\r\n",
     OK + b"no colon\r\n\r\n",
     OK + b"space : before colon\r\n\r\n",
@@ -57,8 +72,13 @@ BROKEN = [
     OK + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
     OK + b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n",
     OK + b"content-length: 5\r\ncontent-length: 6\r\n\r\n",
-    OK + b"content-length: 5\r\ncontent-length: 5\r\n\r\n",
-    OK + b"content-length: 5, 5\r\n\r\n",
+    OK + b"content-length: 5\r\ncontent-length: 05\r\n\r\n",
+    OK + b"content-length: 5, 6\r\n\r\n",
+    OK + b"content-length: 5,\r\n\r\n",
+    OK + b"content-length: 5, 5\r\ntransfer-encoding: chunked\r\n\r\n",
+    OK + b"transfer-encoding: chunked\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\n",
+    OK + b"content-length: 5, 5\r\nno colon\r\n\r\n",
+    HINT + OK + b"content-length: 5, 5\r\n\r\n",
     OK + b"content-length: +5\r\n\r\n",
     OK + b"content-length: -5\r\n\r\n",
     OK + b"content-length: 99999999999999999999999\r\n\r\n",
@@ -66,8 +86,8 @@ BROKEN = [
     OK + b"transfer-encoding: gzip, chunked\r\n\r\n",
     OK + b"transfer-encoding: identity\r\n\r\n",
     OK + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
-    b"HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
     CHUNKED + b"zz\r\n",
+    CHUNKED + b"2 \r\n",
     CHUNKED + b"-5\r\nhello",
     CHUNKED + b"f" * 40 + b"\r\n",
     CHUNKED + b"5\r\nhelloXX",
@@ -116,7 +136,7 @@ SUFFIXES = [b"\r\n", b"\n", OK, b"HTTP/1.1 503 No\r\nx: y\r\ncontent-length: 3\r
 PLACES = st.lists(st.integers(0, 10_000), max_size=12)
 
 
-@pytest.mark.parametrize("data", [*WHOLE, *LAST])
+@pytest.mark.parametrize("data", [*WHOLE, *LAST, *SAID_TWICE])
 def test_every_single_split_is_the_same_answer(data: bytes):
     """Also byte for byte."""
     whole = seen(fed(data))
@@ -133,7 +153,7 @@ def test_a_whole_answer_leaves_its_connection_free(data: bytes):
     assert not any(fed(data[:end]).complete for end in range(len(data)))
 
 
-@pytest.mark.parametrize("data", LAST)
+@pytest.mark.parametrize("data", [*LAST, *SAID_TWICE])
 def test_an_answer_may_be_the_last_one(data: bytes):
     """It is whole all the same."""
     assert (fed(data).complete, fed(data).reusable) == (True, False)
@@ -151,9 +171,11 @@ def test_nothing_may_follow_the_end(data: bytes, more: bytes, places: list[int])
 
 @pytest.mark.parametrize("data", BROKEN)
 def test_what_leaves_the_end_in_doubt_is_broken(data: bytes):
-    """At once or byte for byte; nobody is left to wait for more."""
-    for parser in (fed(data), fed(*(data[at : at + 1] for at in range(len(data))))):
-        assert parser.broken
+    """At once, in two parts or byte for byte; nobody is left to wait for more."""
+    halves = ((data[:at], data[at:]) for at in range(len(data)))
+    for pieces in (*halves, tuple(data[at : at + 1] for at in range(len(data)))):
+        parser = fed(*pieces)
+        assert parser.broken, pieces
         assert not parser.complete
 
 
@@ -163,7 +185,7 @@ def test_what_came_before_it_broke_can_be_taken():
     assert (parser.has_head, parser.broken, parser.take()) == (True, True, [b"hello"])
 
 
-@given(data=st.sampled_from([*WHOLE, *LAST, *BROKEN]), places=PLACES, change=st.data())
+@given(data=st.sampled_from([*WHOLE, *LAST, *SAID_TWICE, *BROKEN]), places=PLACES, change=st.data())
 def test_garbage_ends_in_one_of_three_ways_whatever_the_split(data: bytes, places: list[int], change: st.DataObject):
     """Complete, broken or waiting for more, and the same for any split; never an exception."""
     at = change.draw(st.integers(0, len(data)))
@@ -180,7 +202,7 @@ def test_noise_is_no_answer(data: bytes, places: list[int]):
     assert not fed(*cut(data, places)).complete
 
 
-@given(data=st.sampled_from([*WHOLE, *LAST]), places=PLACES)
+@given(data=st.sampled_from([*WHOLE, *LAST, *SAID_TWICE]), places=PLACES)
 def test_it_reads_what_h11_reads(data: bytes, places: list[int]):
     """Another parser, written by others, agrees on status, headers and body."""
     judge = h11.Connection(h11.CLIENT)
@@ -205,13 +227,14 @@ def test_it_reads_what_h11_reads(data: bytes, places: list[int]):
     [
         (OK + b"x: ", b"a"),
         (OK, b"x: y\r\n"),
+        (OK + b"content-length: 5\r\ncontent-length: 5\r\n", b"x: y\r\n"),
         (b"HTTP/1.1 200 ", b"a"),
         (b"", b"\r\n"),
         (CHUNKED + b"1;", b"a"),
         (CHUNKED + b"1\r\nx\r\n0\r\n", b"x: y\r\n"),
         (CHUNKED + b"1\r\nx\r\n0\r\nx: ", b"a"),
     ],
-    ids=["value", "headers", "reason", "line ends", "extension", "trailers", "trailer"],
+    ids=["value", "headers", "headers after lengths", "reason", "line ends", "extension", "trailers", "trailer"],
 )
 def test_what_is_no_body_is_bounded(begun: bytes, more: bytes, piece: int):
     """However it comes, and wherever it is hidden."""

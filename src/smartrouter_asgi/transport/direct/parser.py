@@ -4,7 +4,9 @@
 answer ends must be beyond doubt, its head and whatever else is not body is bounded, and what comes after the end is
 never part of anything.
 
-That is stricter than h11 in what no engine sends: bare line feeds and folded headers in a head, a length said twice.
+That is stricter than h11 in what no engine sends: bare line feeds and folded headers in a head, spaces after the size
+of a chunk, another version of HTTP in the status line. Where RFC 9112 leaves a choice and servers made at home need it,
+it is lenient, and the connection is not used again: one length said twice, chunks in an answer of HTTP/1.0.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import httptools
 
 from ...types import Headers
+from .lengths import may_repeat_length, with_one_length
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a head; also of what may come in a row without a byte of body: chunk extensions, trailers."""
@@ -41,8 +44,10 @@ class AnswerParser:
         "_framed",
         "_head_bytes",
         "_head_in_slice",
+        "_held",
         "_interims",
         "_last_part",
+        "_mended",
         "_moved",
         "_parser",
         "_parts",
@@ -77,6 +82,9 @@ class AnswerParser:
         self._chunked = False
         self._framed = False
         self._until_close = False
+        self._held = b""
+        """What has come of a head that is not whole yet."""
+        self._mended = False
         self._interims = 0
         self._head_bytes = 0
         self._silent_bytes = 0
@@ -111,8 +119,11 @@ class AnswerParser:
 
     def _feed(self, data: bytes | memoryview) -> None:
         parser = self._parser
-        if parser is None:  # complete: nobody asked for what comes now
-            self.reusable = False
+        if parser is None:
+            if self.complete:  # nobody asked for what comes now
+                self.reusable = False
+            elif not self._mend(data):
+                self.broken = True
             return
         self._moved = self._head_in_slice = False
         self._last_part = b""
@@ -121,6 +132,8 @@ class AnswerParser:
         except httptools.HttpParserError:
             if self.complete:
                 self.reusable = False
+            elif self._mend(data):
+                return
             else:
                 self.broken = True
         if self.complete or self.broken:
@@ -134,7 +147,29 @@ class AnswerParser:
             if self._silent_bytes > MAX_HEAD_BYTES:
                 self.broken = True
                 self._parser = None
+        if not self.has_head and not self._interims:
+            self._held += data
         self._tail = (self._tail + bytes(data[-5:]))[-5:]
+
+    def _mend(self, data: bytes | memoryview) -> bool:
+        """Read a head again that says one length twice, once it is whole; tell whether that may be its fault."""
+        held = self._held = self._held + data
+        self._parser = None
+        if self.has_head or self._mended or self._interims or not may_repeat_length(held):
+            return False
+        if b"\r\n\r\n" not in held:
+            self.broken = len(held) > MAX_HEAD_BYTES
+            return True
+        again = with_one_length(held)
+        if again is None:
+            return False
+        self._mended = True
+        self.headers = []
+        self._head_bytes = self._silent_bytes = 0
+        self._framed = self._chunked = False
+        self._parser = httptools.HttpResponseParser(self)
+        self.feed(again)
+        return True
 
     def _ends_with(self, data: bytes | memoryview) -> bool:
         """Tell whether the answer's last byte is the last one that came: the parser reads over stray line ends."""
@@ -180,7 +215,7 @@ class AnswerParser:
         assert parser is not None
         self._moved = self._head_in_slice = True
         version = parser.get_http_version()
-        if version not in _VERSIONS or (self._chunked and version == "1.0"):
+        if version not in _VERSIONS:
             raise _BrokenError
         status = parser.get_status_code()
         if status < 200:
@@ -194,7 +229,8 @@ class AnswerParser:
             self.complete = True
             raise _BrokenError  # the parser would wait for a body; where that one ends nobody knows
         self._until_close = not self._framed and status not in NO_BODY
-        self.reusable = parser.should_keep_alive()
+        doubtful = self._mended or (self._chunked and version == "1.0")
+        self.reusable = parser.should_keep_alive() and not doubtful
 
     def on_body(self, part: bytes) -> None:
         """Take a part of the body."""
