@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .processes import Child
 
-ENVIRONMENT = ("PATH=/usr/bin:/bin", "PYTHONHASHSEED=0", "LC_ALL=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1")
+ENVIRONMENT = ("PATH=/usr/bin:/bin", "PYTHONHASHSEED=0", "LC_ALL=C.UTF-8")
 """All of it, but for PYTHONPATH: what a process inherits lies on its stack and moves its addresses."""
 
 START_S, ANSWER_S = 120.0, 120.0
