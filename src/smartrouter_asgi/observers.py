@@ -13,6 +13,8 @@ logger = logging.getLogger("smartrouter_asgi.requests")
 class LoggingObserver:
     """One INFO line for each request, one for each swap; breakers that open are warnings. No prompt, no key, no URL."""
 
+    hears = frozenset({RequestFinished, BreakerChanged, ModelSwapped})
+
     def on_event(self, event: Event) -> None:
         """Log one event."""
         if isinstance(event, RequestFinished):
@@ -40,6 +42,8 @@ class LoggingObserver:
 class ThresholdWarning:
     """Warns once when GPU memory in use passes the threshold, and again only after it has been below."""
 
+    hears = frozenset({ModelSwapped})
+
     def __init__(self, above: Callable[[], bool], threshold_pct: float) -> None:
         self._above = above
         self._threshold_pct = threshold_pct
@@ -59,17 +63,27 @@ class Observers:
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
+        self._listeners: dict[type[Event], tuple[Observer, ...]] = {}
+        """Those who hear a type of event, once there has been one."""
         self._failed: set[int] = set()
 
     def on_event(self, event: Event) -> None:
-        """Tell all of them."""
-        for number, observer in enumerate(self._observers):
+        """Tell all who hear of such events."""
+        kind = type(event)
+        listeners = self._listeners.get(kind)
+        if listeners is None:
+            listeners = self._listeners[kind] = tuple(
+                o for o in self._observers if kind in getattr(o, "hears", (kind,))
+            )
+        for observer in listeners:
             try:
                 observer.on_event(event)
             except Exception:
-                if number not in self._failed:
-                    self._failed.add(number)
-                    logger.exception(
-                        "an observer failed on %s; it is told of what comes, and not heard of again",
-                        type(event).__name__,
-                    )
+                self._complain(observer, kind)
+
+    def _complain(self, observer: Observer, kind: type[Event]) -> None:
+        if id(observer) not in self._failed:
+            self._failed.add(id(observer))
+            logger.exception(
+                "an observer failed on %s; it is told of what comes, and not heard of again", kind.__name__
+            )

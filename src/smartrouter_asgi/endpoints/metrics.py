@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from ..events import AdmissionWaited, AttemptFinished, Event, ModelSwapped, RequestFinished
+from .series import CounterSeries, HistogramSeries
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -68,32 +69,36 @@ BREAKER_STATES = {"closed": 0, "half-open": 1, "open": 2}
 class Metrics:
     """Counts what happens, in a registry of its own. Label values come from configuration or discovery only."""
 
+    hears = frozenset({RequestFinished, AttemptFinished, ModelSwapped, AdmissionWaited})
+
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self._requests = Counter(
+        self._requests = CounterSeries(
             "smartrouter_requests_total",
             "Requests by how they ended",
             ["endpoint", "model", "backend", "outcome"],
             registry=registry,
         )
-        self._request_s = Histogram(
-            "smartrouter_request_seconds", "Whole requests", ["endpoint"], buckets=_SECONDS, registry=registry
+        self._request_s = HistogramSeries(
+            "smartrouter_request_seconds", "Whole requests", ["endpoint"], bounds=_SECONDS, registry=registry
         )
-        self._first_token_s = Histogram(
-            "smartrouter_first_token_seconds", "Until the first token", ["backend"], buckets=_SECONDS, registry=registry
+        self._first_token_s = HistogramSeries(
+            "smartrouter_first_token_seconds", "Until the first token", ["backend"], bounds=_SECONDS, registry=registry
         )
-        self._attempts = Counter(
+        self._attempts = CounterSeries(
             "smartrouter_attempts_total",
             "Attempts by how they ended",
             ["backend", "operation", "outcome"],
             registry=registry,
         )
-        self._tokens = Counter("smartrouter_tokens_total", "Tokens", ["model", "backend", "kind"], registry=registry)
-        self._swaps = Counter("smartrouter_vram_swaps_total", "Loads by the gate", ["model"], registry=registry)
-        self._waits = Histogram(
-            "smartrouter_vram_wait_seconds", "Waits in the gate's queue", buckets=_SECONDS, registry=registry
+        self._tokens = CounterSeries(
+            "smartrouter_tokens_total", "Tokens", ["model", "backend", "kind"], registry=registry
         )
-        self._disconnects = Counter(
+        self._swaps = CounterSeries("smartrouter_vram_swaps_total", "Loads by the gate", ["model"], registry=registry)
+        self._waits = HistogramSeries(
+            "smartrouter_vram_wait_seconds", "Waits in the gate's queue", bounds=_SECONDS, registry=registry
+        )
+        self._disconnects = CounterSeries(
             "smartrouter_client_disconnects_total", "Clients that left before the end", registry=registry
         )
         self._breakers = Gauge(
@@ -120,13 +125,12 @@ class Metrics:
         self._vram_unknown = Gauge(
             "smartrouter_vram_unknown", "1 while a device cannot be read", ["device"], registry=registry
         )
-        self._evictions = Counter(
+        self._evictions = CounterSeries(
             "smartrouter_vram_evictions_total", "Models unloaded to make room", ["model"], registry=registry
         )
-        self._load_s = Histogram(
-            "smartrouter_vram_load_seconds", "Loads by the gate", buckets=_SECONDS, registry=registry
+        self._load_s = HistogramSeries(
+            "smartrouter_vram_load_seconds", "Loads by the gate", bounds=_SECONDS, registry=registry
         )
-        self._of_request: dict[tuple[str, str, str, str], tuple[Counter, Histogram, Histogram]] = {}
         self.on_scrape: list[Callable[[Metrics], None]] = []
         """Called before each exposition, to set gauges from what is true now."""
 
@@ -135,40 +139,29 @@ class Metrics:
         if isinstance(event, RequestFinished):
             self._on_request(event)
         elif isinstance(event, AttemptFinished):
-            self._attempts.labels(event.backend, event.operation, outcome_label(event.outcome)).inc()
+            self._attempts.add((event.backend, event.operation, outcome_label(event.outcome)))
         elif isinstance(event, ModelSwapped):
             model = event.deployment.partition("/")[2]
             if event.action == "load":
-                self._swaps.labels(model).inc()
+                self._swaps.add((model,))
                 self._load_s.observe(event.seconds)
             elif event.evicted:
-                self._evictions.labels(model).inc()
+                self._evictions.add((model,))
         elif isinstance(event, AdmissionWaited):
             self._waits.observe(event.seconds)
 
     def _on_request(self, event: RequestFinished) -> None:
-        key = (event.endpoint, event.model, event.backend, outcome_label(event.outcome))
-        count, seconds, first_token = self._of_request.get(key) or self._children(key)
-        count.inc()
-        seconds.observe(event.duration_s)
+        endpoint, model, backend = event.endpoint, event.model, event.backend
+        self._requests.add((endpoint, model, backend, outcome_label(event.outcome)))
+        self._request_s.observe(event.duration_s, (endpoint,))
         if event.first_token_s is not None:
-            first_token.observe(event.first_token_s)
+            self._first_token_s.observe(event.first_token_s, (backend,))
         if event.prompt_tokens:
-            self._tokens.labels(event.model, event.backend, "prompt").inc(event.prompt_tokens)
+            self._tokens.add((model, backend, "prompt"), event.prompt_tokens)
         if event.completion_tokens:
-            self._tokens.labels(event.model, event.backend, "completion").inc(event.completion_tokens)
+            self._tokens.add((model, backend, "completion"), event.completion_tokens)
         if event.outcome == "client_disconnected":
-            self._disconnects.inc()
-
-    def _children(self, key: tuple[str, str, str, str]) -> tuple[Counter, Histogram, Histogram]:
-        """Return the series of a request once and for all: looking them up by label costs more than counting."""
-        endpoint, _, backend, _ = key
-        children = self._of_request[key] = (
-            self._requests.labels(*key),
-            self._request_s.labels(endpoint),
-            self._first_token_s.labels(backend),
-        )
-        return children
+            self._disconnects.add()
 
     def set_breakers(self, states: Iterable[tuple[str, str, str]]) -> None:
         """Set the breakers' gauges."""

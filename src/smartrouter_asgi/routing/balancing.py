@@ -73,6 +73,8 @@ class LoadTracker:
     of one model get the same mix.
     """
 
+    hears = frozenset({AttemptFinished})
+
     def __init__(self, *, clock: Clock = time.monotonic) -> None:
         self.inflight: Counter[str] = Counter()
         """Exchanges under way, by deployment id."""

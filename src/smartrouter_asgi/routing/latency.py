@@ -18,6 +18,8 @@ class FirstTokenTimes:
     A sample costs an append; quantiles are worked out when somebody asks, and kept until the next sample.
     """
 
+    hears = frozenset({AttemptFinished})
+
     def __init__(self) -> None:
         self._recent: dict[str, _Recent] = {}
 
