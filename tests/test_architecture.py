@@ -41,7 +41,7 @@ RANKS = (
         "config",
     },
     {"app"},
-    {"cli"},
+    {"bench", "cli"},
     {"__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

@@ -1,4 +1,4 @@
-"""The command line: `serve`, `check`, `models`. What is heavy is imported by the command that needs it."""
+"""The command line: `serve`, `check`, `models`, `bench`. What is heavy is imported by the command that needs it."""
 
 from .command import main
 

@@ -23,6 +23,7 @@ first steps:
   smartrouter-asgi serve --demo      a simulated engine and GPU: nothing else is needed
   smartrouter-asgi serve             uses the engines that run on this machine
   smartrouter-asgi check             says what answers and what does not
+  smartrouter-asgi bench --url URL   measures what the gateway adds to an engine of yours
 
 Settings come from the command line, then ROUTER_* variables, then the file, then the defaults.
 """
@@ -37,6 +38,14 @@ Exit code: 0 all is well, 1 something does not answer or is missing, 2 the confi
 _MODELS = """\
 List the names that clients may use, and where each is served.
 Exit code: 0 listed, 1 no backend answers, 2 the configuration cannot be used.
+"""
+_BENCH = """\
+Measure what the router adds to an engine of yours: the same streamed request straight to the engine and through the
+router, in pairs of random order. Time to first token, time between tokens, tokens/s, and the difference with its noise.
+
+The router is one of its own, with defaults, in another process of this machine, unless --routed-url names one. Every
+prompt begins with a word of its own, so that the engine's prompt cache favours neither side. Keys are never printed.
+Exit code: 0 measured, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C (it shows what it has).
 """
 
 
@@ -68,6 +77,10 @@ def _run(options: argparse.Namespace) -> int:
             from .check import check
 
             return check(options)
+        if options.command == "bench":
+            from .bench import bench
+
+            return bench(options)
         from .models import models
 
         return models(options)
@@ -96,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         command = _add(commands, name, line, description)
         command.add_argument("--config", metavar="FILE", help="YAML or TOML file (ROUTER_CONFIG)")
         command.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    _add_bench(commands)
     return parser
 
 
@@ -112,6 +126,38 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action="store_true",
         help="listen on an address that other machines reach, though anybody may then use the models",
     )
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = _add(commands, "bench", "measure what the router adds to an engine of yours", _BENCH)
+    engine = bench.add_argument_group("what is measured")
+    engine.add_argument("--url", required=True, help="base URL of the engine, with or without /v1")
+    engine.add_argument("--type", default="auto", help="kind of engine, as in the configuration (default: asked)")
+    engine.add_argument("--model", help="model to ask (default: the only one, or the first that is listed)")
+    engine.add_argument("--api-key", metavar="KEY", help="of the engine; better in SMARTROUTER_BENCH_API_KEY")
+    router = bench.add_argument_group("the router")
+    router.add_argument("--routed-url", metavar="URL", help="one that runs already (default: one is started)")
+    router.add_argument("--routed-model", metavar="NAME", help="its name for the model (default: the same)")
+    router.add_argument("--routed-api-key", metavar="KEY", help="of it; better in SMARTROUTER_BENCH_ROUTED_API_KEY")
+    router.add_argument(
+        "--transport",
+        choices=("auto", "direct", "httpx"),
+        default="auto",
+        help="how the router that is started speaks to the engine (default auto)",
+    )
+    plan = bench.add_argument_group("how")
+    amount = plan.add_mutually_exclusive_group()
+    amount.add_argument("--requests", metavar="N", help="requests each way (default 20)")
+    amount.add_argument("--rounds", metavar="N", help="the same in rounds of as many requests as run at a time")
+    plan.add_argument("--concurrency", metavar="N", default="1", help="requests at a time (default 1)")
+    plan.add_argument("--warmup", metavar="N", default="2", help="rounds before that are not counted (default 2)")
+    plan.add_argument("--max-tokens", metavar="N", default="64", help="length of an answer (default 64)")
+    plan.add_argument("--prompt", metavar="TEXT", help="instead of the built-in one; a word is put before it")
+    plan.add_argument("--timeout", metavar="TIME", default="120s", help="for a whole request (default 120s)")
+    plan.add_argument("--seed", metavar="N", default="0", help="of order and prompts; another one for a second run")
+    output = bench.add_argument_group("results")
+    output.add_argument("--json", metavar="FILE", help="write the figures; - is stdout, the table then goes to stderr")
+    output.add_argument("--report", metavar="FILE.html", help="write a page with plots that needs nothing else")
 
 
 def _add(

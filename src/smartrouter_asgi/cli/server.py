@@ -60,7 +60,7 @@ def uvicorn_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Conf
 
 def run_loop(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run the command's coroutine, on uvloop where that is installed. A signal raises `KeyboardInterrupt`."""
-    with _signals_interrupt(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with _signals_interrupt(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(main())
 
 
@@ -79,7 +79,8 @@ def _signals_interrupt() -> Generator[None]:
             signal.signal(number, handler)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes uvloop's loops, None where it is not installed."""
     try:
         import uvloop
     except ImportError:

@@ -1,0 +1,107 @@
+"""The engine under test: of which type it is, which model is asked, and how it is reached without the router."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from ..backends.auto import detect, root_of, url_for
+from ..backends.base import BackendSpec
+from ..backends.http import HTTPBackend
+from ..backends.ollama import OllamaBackend
+from ..backends.openai_compat import OpenAICompatBackend
+from ..backends.registry import create_backend
+from ..deployment import ModelInfo
+from ..exceptions import ConfigurationError
+from ..transport.http import Transport
+from ..types import Secret
+from .client import Target
+
+NAME = "engine"
+"""The backend's name, in messages and in the router's configuration."""
+LIST_WITHIN_S = 15.0
+
+OLLAMA_PATH = "/v1/chat/completions"
+PATH = "/chat/completions"
+
+
+class NoModelError(Exception):
+    """It cannot be told which model to ask; the message says what would help."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """An engine, the model that is asked, and why that one."""
+
+    type: str
+    url: str
+    """As its backend type wants it written."""
+    model: str
+    chosen: str
+    """Why this model, in words."""
+    direct: Target
+
+
+async def find_engine(
+    url: str, transport: Transport, *, type: str = "auto", model: str | None = None, key: str = ""
+) -> Engine:
+    """Ask the engine what it is and what it serves.
+
+    Raises `AttemptError` when it does not answer, `ConfigurationError` for a type that is not spoken to in OpenAI's
+    shape, `NoModelError` when no model is named and none can be chosen.
+    """
+    spec = BackendSpec(name=NAME, type=type, url=url, api_keys=(Secret(key),) if key else ())
+    if type == "auto":
+        kind = await detect(spec, transport)
+        if kind is None:
+            raise ConfigurationError("the engine answers like none known here: name its kind with --type")
+        type = kind
+    if spec.type == "auto":
+        url = url_for(type, url)
+    if type == "ollama":
+        url = root_of(url)
+    spec = BackendSpec(name=NAME, type=type, url=url, api_keys=spec.api_keys)
+    backend = create_backend(spec, transport)
+    if not isinstance(backend, OllamaBackend | OpenAICompatBackend):
+        raise ConfigurationError(
+            f"type {type!r} is not asked in OpenAI's shape, so there is no direct way to compare with: measure what "
+            "speaks OpenAI's API"
+        )
+    try:
+        chosen, why = (model, "as told") if model is not None else await _choose(backend)
+    finally:
+        await backend.aclose()
+    return Engine(type=type, url=url, model=chosen, chosen=why, direct=_direct(backend, chosen, key))
+
+
+def routed_target(base_url: str, model: str, key: str = "") -> Target:
+    """Return how a router is asked for a model; its address may end in `/v1` or not."""
+    headers = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
+    if key:
+        headers.append((b"authorization", b"Bearer " + key.encode()))
+    return Target(url=root_of(base_url) + OLLAMA_PATH, headers=headers, model=model, secret=key)
+
+
+async def _choose(backend: HTTPBackend) -> tuple[str, str]:
+    async with asyncio.timeout(LIST_WITHIN_S):
+        models = await backend.list_models()
+    usable = [info for info in models if _chats(info)]
+    if not usable:
+        raise NoModelError("the engine lists no model" + (" for chat" if models else "") + ": name one with --model")
+    if len(usable) == 1:
+        return usable[0].id, "the only one" + (" for chat" if len(models) > 1 else "")
+    others = ", ".join(info.id for info in usable[1:4])
+    return usable[0].id, f"the first of {len(usable)}; others are {others}; choose with --model"
+
+
+def _chats(info: ModelInfo) -> bool:
+    if info.capabilities:
+        return "completion" in info.capabilities
+    return "embed" not in info.id.lower()
+
+
+def _direct(backend: HTTPBackend, model: str, key: str) -> Target:
+    """Return how a client without the router asks it: Ollama at its OpenAI-compatible API."""
+    path = OLLAMA_PATH if isinstance(backend, OllamaBackend) else PATH
+    request = backend.request("POST", path, secret=key or None)
+    return Target(url=request.url, headers=request.headers, model=model, secret=key)

@@ -1,0 +1,217 @@
+"""`bench`: the user's own engine, asked directly and through the router in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from .. import __version__
+from ..config.backends import parse_base_url
+from ..config.units import parse_duration
+from ..exceptions import AttemptError, ConfigurationError
+from .errors import FAILED, MISUSED, OK, CommandError
+from .output import Screen, counted
+from .progress import Progress
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from ..bench.client import Target
+    from ..bench.engine import Engine
+    from ..bench.plan import Plan
+    from ..bench.run import Measured
+
+KEY = "SMARTROUTER_BENCH_API_KEY"
+ROUTED_KEY = "SMARTROUTER_BENCH_ROUTED_API_KEY"
+INTERRUPTED = 130
+TRANSPORTS = ("auto", "direct", "httpx")
+
+
+@dataclass
+class Bench:
+    """One run: what it was told, and what there is so far."""
+
+    options: argparse.Namespace
+    plan: Plan
+    screen: Screen
+    engine: Engine | None = None
+    router: dict[str, Any] = field(default_factory=dict)
+    measured: Measured | None = None
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure and report; 1 when a request failed, 130 when it was stopped. Raises `CommandError`."""
+    try:
+        import httptools  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise CommandError("bench needs the server: pip install 'smartrouter-asgi[server]'", exit_code=FAILED) from None
+    plan = _plan(options)
+    options.url = _address(options.url, "--url")
+    if options.routed_url is not None:
+        options.routed_url = _address(options.routed_url, "--routed-url")
+    for file in (options.json, options.report):
+        _writable(file)
+    bench = Bench(options, plan, Screen(sys.stderr if options.json == "-" else sys.stdout))
+    try:
+        _run(lambda: _measure(bench))
+        complete = True
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        complete = False
+    if bench.engine is None or bench.measured is None or not bench.measured.turns:
+        Screen(sys.stderr).line("stopped before anything was measured", "yellow")
+        return INTERRUPTED
+    found = _report(bench, bench.engine, bench.measured, complete=complete)
+    if not complete:
+        return INTERRUPTED
+    return FAILED if found["failures"] else OK
+
+
+async def _measure(bench: Bench) -> None:
+    """Find the engine, start the router, run the plan."""
+    from ..bench.engine import NoModelError, find_engine, routed_target
+    from ..bench.run import Measured, WarmUpError, measure
+    from ..bench.served import NotServedError, serving
+    from ..transport.direct.transport import DirectTransport
+
+    options = bench.options
+    key = options.api_key or os.environ.get(KEY, "")
+    transport = DirectTransport()
+    try:
+        bench.engine = engine = await find_engine(
+            options.url, transport, type=options.type.lower(), model=options.model, key=key
+        )
+    except (ConfigurationError, NoModelError) as exc:
+        raise CommandError(str(exc)) from None
+    except (AttemptError, TimeoutError) as exc:
+        reason = str(exc).replace(key, "[key]") if key else str(exc)
+        raise CommandError(f"{options.url}: {reason or 'no answer in time'}", exit_code=FAILED) from None
+    finally:
+        await transport.aclose()
+    async with AsyncExitStack() as stack:
+        try:
+            if options.routed_url is None:
+                bench.router = {"own": True, "url": None, "transport": options.transport}
+                url = await stack.enter_async_context(
+                    serving(engine, transport=options.transport, timeout_s=bench.plan.timeout_s, key=key)
+                )
+                routed = routed_target(url, engine.model)
+            else:
+                bench.router = {"own": False, "url": options.routed_url, "transport": None}
+                routed_key = options.routed_api_key or os.environ.get(ROUTED_KEY, "")
+                routed = routed_target(options.routed_url, options.routed_model or engine.model, routed_key)
+        except NotServedError as exc:
+            raise CommandError(str(exc), exit_code=FAILED) from None
+        _announce(bench, engine, routed)
+        bench.measured = measured = Measured()
+        gc.collect()
+        gc.freeze()  # what is loaded by now is never looked at again: no long pauses while the clock runs
+        with Progress(sys.stderr, bench.plan) as progress:
+            try:
+                await measure(
+                    bench.plan, {"direct": engine.direct, "routed": routed}, measured, progress=progress.update
+                )
+            except WarmUpError as exc:
+                raise CommandError(f"the warm-up failed, so nothing was measured: {exc}", exit_code=FAILED) from None
+
+
+def _announce(bench: Bench, engine: Engine, routed: Target) -> None:
+    screen, plan = bench.screen, bench.plan
+    screen.line(f"smartrouter-asgi {__version__} bench", "bold")
+    screen.line(f"  model   {engine.model} ({engine.chosen})")
+    screen.line(f"  direct  {engine.direct.url} ({engine.type})")
+    own = "a router of its own, in another process" if bench.router["own"] else "a router that runs already"
+    screen.line(f"  routed  {routed.url} ({own})")
+    screen.line(f"  plan    {counted(plan.requests, 'request')} each way, {plan.concurrency} at a time")
+
+
+def _report(bench: Bench, engine: Engine, measured: Measured, *, complete: bool) -> dict[str, Any]:
+    from ..bench.report import report
+    from ..bench.result import assemble
+    from ..bench.terminal import lines
+
+    found = assemble(bench.plan, engine, bench.router, measured, complete=complete)
+    for text, style in lines(found):
+        bench.screen.line(text, style)
+    if bench.options.report is not None:
+        Path(bench.options.report).write_text(report(found), encoding="utf-8")
+        bench.screen.line(f"report: {bench.options.report}")
+    if bench.options.json == "-":
+        Screen(sys.stdout).line(json.dumps(found))
+    elif bench.options.json is not None:
+        Path(bench.options.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        bench.screen.line(f"figures: {bench.options.json}")
+    return found
+
+
+def _run(main: Callable[[], Any]) -> None:
+    """Run to the end, or until SIGINT or SIGTERM: both cancel, so that what was started is stopped in order."""
+    from .server import loop_factory
+
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(main())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    from ..bench.plan import PROMPT, Plan, rounds_needed
+
+    concurrency = _count(options.concurrency, "--concurrency", most=1000)
+    if options.rounds is not None:
+        rounds = _count(options.rounds, "--rounds")
+    else:
+        rounds = rounds_needed(_count(options.requests or "20", "--requests"), concurrency)
+    try:
+        timeout_s = parse_duration(options.timeout)
+    except ValueError as exc:
+        raise CommandError(f"--timeout: {exc}") from None
+    if timeout_s <= 0:
+        raise CommandError("--timeout: expected more than 0")
+    return Plan(
+        rounds=rounds,
+        concurrency=concurrency,
+        warmup=_count(options.warmup, "--warmup", least=0),
+        max_tokens=_count(options.max_tokens, "--max-tokens"),
+        prompt=options.prompt or PROMPT,
+        timeout_s=timeout_s,
+        seed=_count(options.seed, "--seed", least=0),
+    )
+
+
+def _count(text: str, option: str, *, least: int = 1, most: int = 1_000_000) -> int:
+    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        raise CommandError(f"{option}: expected a whole number from {least} to {most:,}, not {text!r}")
+    return int(text)
+
+
+def _address(text: str, option: str) -> str:
+    given = text if "://" in text else f"http://{text}"
+    try:
+        url = parse_base_url(given)
+    except ValueError as exc:
+        shown = "" if "@" in urlsplit(given).netloc else f", not {text!r}"
+        raise CommandError(f"{option}: {exc}{shown}") from None
+    return url
+
+
+def _writable(file: str | None) -> None:
+    """Refuse a file that cannot be written before an hour is spent on what goes into it. Raises `CommandError`."""
+    if file is None or file == "-":
+        return
+    path = Path(file)
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise CommandError(f"{file} cannot be written", exit_code=MISUSED)
