@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ssl
 from typing import Any
 
@@ -20,9 +21,9 @@ from .lanes import HELLO, fetch, lane, writing
 AUTHORITY = trustme.CA()
 
 
-def at_server(name: str = "127.0.0.1") -> ssl.SSLContext:
+def at_server(name: str = "127.0.0.1", **certificate: Any) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    AUTHORITY.issue_cert(name).configure_cert(context)
+    AUTHORITY.issue_cert(name, **certificate).configure_cert(context)
     return context
 
 
@@ -91,10 +92,19 @@ async def test_row_3_a_handshake_that_fails_is_upstream_tls(greet: Any):
 
 
 @on_both_loops
-@pytest.mark.parametrize(("name", "trusting"), [("127.0.0.1", False), ("other.example", True)], ids=["whose", "name"])
-async def test_row_3_a_certificate_that_does_not_fit_is_never_taken(name: str, trusting: bool):
-    """Neither one that nobody vouches for nor one for another name."""
-    async with RawServer(writing(HELLO), tls=at_server(name)) as server:
+@pytest.mark.parametrize(
+    ("certificate", "trusting"),
+    [
+        ({}, False),
+        ({"name": "other.example"}, True),
+        ({"not_after": datetime.datetime(2020, 1, 1), "not_before": datetime.datetime(2019, 1, 1)}, True),
+        ({"not_before": datetime.datetime(2100, 1, 1), "not_after": datetime.datetime(2101, 1, 1)}, True),
+    ],
+    ids=["whose", "name", "expired", "not yet"],
+)
+async def test_row_3_a_certificate_that_does_not_fit_is_never_taken(certificate: dict[str, Any], trusting: bool):
+    """Neither one that nobody vouches for, nor one for another name or another time."""
+    async with RawServer(writing(HELLO), tls=at_server(**certificate)) as server:
         async with lane(tls=at_client() if trusting else None) as transport:
             for _ in range(2):
                 with pytest.raises(AttemptError) as caught:
@@ -116,3 +126,45 @@ async def test_the_clock_of_connecting_covers_the_handshake():
                 await fetch(transport, server.base_url.replace("http:", "https:"))
             assert caught.value.code == "upstream_connect_timeout"
         await until(lambda: server.open_connections == 0)
+
+
+def cut_short(*pieces: bytes) -> Any:
+    """Say something and end the connection as anybody on the way could: without TLS's words of farewell."""
+
+    async def script(exchange: Exchange) -> None:
+        for piece in pieces:
+            await exchange.write(piece)
+        exchange.writer.transport.abort()
+
+    return script
+
+
+@on_both_loops
+async def test_row_14_an_end_that_anybody_could_have_made_ends_no_answer():
+    """Only a farewell under TLS ends what has no other end; what tells its length needs none."""
+    head = b"HTTP/1.1 200 OK\r\nx: y\r\n\r\n"
+    async with RawServer(cut_short(head, b"half of the"), tls=at_server()) as server:
+        async with lane(tls=at_client()) as transport:
+            with pytest.raises(AttemptError) as caught:
+                await fetch(transport, server.base_url)
+            assert (caught.value.kind, caught.value.code) == (FailureKind.RESET, "upstream_disconnected")
+            server.script = writing(head, b"all of it", then="fin")
+            assert await fetch(transport, server.base_url) == b"all of it"
+            server.script = cut_short(HELLO)
+            assert await fetch(transport, server.base_url) == b"hello"
+            server.script = writing(HELLO)
+            assert await fetch(transport, server.base_url) == b"hello"
+
+
+@on_both_loops
+async def test_row_6_a_connection_under_tls_that_was_closed_is_not_taken_again():
+    """Whichever way it was closed."""
+    async with RawServer(writing(HELLO), tls=at_server()) as server, lane(tls=at_client()) as transport:
+        await fetch(transport, server.base_url)
+        server.exchanges[0].writer.close()
+        await until(lambda: server.open_connections == 0)
+        assert await fetch(transport, server.base_url) == b"hello"
+        server.exchanges[1].writer.transport.abort()
+        await until(lambda: server.open_connections == 0)
+        assert await fetch(transport, server.base_url) == b"hello"
+        assert server.connections == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import ssl
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -141,7 +142,8 @@ class Connection(asyncio.Protocol):
         """Read the end: of an answer that has no other one, else of everything."""
         exchange = self._exchange
         if exchange is not None:
-            exchange.parser.finish()
+            if self._transport is not None and _is_meant(self._transport):
+                exchange.parser.finish()
             self.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -179,6 +181,17 @@ class Connection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.end(exc)
+
+
+def _is_meant(transport: asyncio.Transport) -> bool:
+    """Tell whether the other side has ended the stream: under TLS by its farewell, for a mere end anybody can make."""
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return True
+    try:
+        return bool(tls.read(1) == b"")  # asyncio tells of both ends alike; without a farewell, more is waited for
+    except ssl.SSLError:
+        return False
 
 
 def _input_check(fileno: int) -> Callable[[], bool]:
