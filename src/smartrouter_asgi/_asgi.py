@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-import secrets
 import time
 from dataclasses import dataclass
 
-import anyio
-
+from ._request_id import new_request_id
 from ._watch import run_watched
 from .events import Observer, RequestFinished
 from .exceptions import BodyTimeoutError, BodyTooLargeError, DrainingError, SmartRouterError
@@ -24,9 +21,6 @@ from .types import ASGIApp, Headers, Message, Receive, Scope, Send
 from .wire.errors import ErrorEncoder, error_headers, openai_envelope
 
 logger = logging.getLogger("smartrouter_asgi")
-
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,128}")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyLimits:
@@ -74,9 +68,10 @@ async def with_envelope(
     `catch_all` also answers for errors that are not ours (500, logged); otherwise those pass, as they would without us.
     """
     outer = find_state(scope)
-    scope = {"headers": [], **scope}
-    request_id = _request_id(scope["headers"]) if outer is None else outer.request_id
-    state = RequestState(request_id=request_id, started=time.monotonic())
+    scope = dict(scope)
+    headers = dict(scope.setdefault("headers", []))
+    request_id = new_request_id(headers.get(b"x-request-id")) if outer is None else outer.request_id
+    state = scope[SCOPE_KEY] = RequestState(request_id=request_id, started=time.monotonic(), headers=headers)
     id_header = (b"x-request-id", state.request_id.encode("ascii"))
 
     async def tracked_send(message: Message) -> None:
@@ -87,12 +82,13 @@ async def with_envelope(
         elif kind == "http.response.start":
             state.status = message["status"]
             if outer is None:
-                headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"x-request-id"]
-                message = {**message, "headers": [*headers, id_header]}
+                pairs = [pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id"]
+                pairs.append(id_header)
+                message = {**message, "headers": pairs}
         await send(message)
 
     try:
-        await app({**scope, SCOPE_KEY: state}, receive, tracked_send)
+        await app(scope, receive, tracked_send)
     except SmartRouterError as exc:
         state.outcome = exc.code
         if state.committed:
@@ -179,9 +175,9 @@ class ReplayReceive:
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | None:
     """Read the whole body; None when the client left before it was whole. Raises `BodyTooLargeError` (413)."""
-    for name, value in scope["headers"]:
-        if name.lower() == b"content-length" and value.isdigit() and int(value[:18]) > max_bytes:
-            raise _too_large(max_bytes)
+    length = _length(scope)
+    if length is not None and length > max_bytes:
+        raise _too_large(max_bytes)
     parts: list[bytes] = []
     size = 0
     while True:
@@ -205,16 +201,43 @@ async def _read_in_time(scope: Scope, receive: Receive, state: RequestState, lim
 
     Raises `BodyTooLargeError` (413), `BodyTimeoutError` (408), or what the request was ended with.
     """
-    with anyio.CancelScope() as cancel_scope:
-        state.work = cancel_scope
-        timer = asyncio.get_running_loop().call_later(limits.timeout_s, cancel_scope.cancel)
-        try:
-            return await read_body(scope, receive, limits.max_bytes)
-        finally:
-            timer.cancel()
+    reading = state.work = _Reading()
+    timer = asyncio.get_running_loop().call_later(limits.timeout_s, reading.cancel)
+    try:
+        body = await read_body(scope, receive, limits.max_bytes)
+        if not reading.cancel_called:
+            return body
+        await asyncio.sleep(0)  # ended in the very moment in which it was whole: the cancellation is still to come
+    except asyncio.CancelledError:
+        if not reading.was_ended():
+            raise
+    finally:
+        timer.cancel()
     if state.ended is not None:
         raise state.ended
     raise BodyTimeoutError(f"the request body did not arrive within {limits.timeout_s:g} s")
+
+
+class _Reading:
+    """The reading of a body in the server's own task; it is ended by one native cancellation, and then by no other."""
+
+    __slots__ = ("_before", "_task", "cancel_called")
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # a coroutine on asyncio runs in a task
+        self._task = task
+        self._before = task.cancelling()
+        self.cancel_called = False
+
+    def cancel(self) -> None:
+        if not self.cancel_called:
+            self.cancel_called = True
+            self._task.cancel()
+
+    def was_ended(self) -> bool:
+        """Tell whether a cancellation is the one asked for here, and nobody else's besides."""
+        return self.cancel_called and self._task.uncancel() <= self._before
 
 
 async def _send_error(send: Send, exc: SmartRouterError, encoder: ErrorEncoder, scope: Scope) -> None:
@@ -229,19 +252,18 @@ async def _send_error(send: Send, exc: SmartRouterError, encoder: ErrorEncoder, 
 
 def _is_endless(scope: Scope) -> bool:
     """Tell whether the length of a body is not known, or more than any server should have to throw away."""
-    lengths = [value for name, value in scope["headers"] if name.lower() == b"content-length" and value.isdigit()]
-    return not lengths or int(lengths[0][:18]) > THROWN_AWAY_BYTES
+    length = _length(scope)
+    return length is None or length > THROWN_AWAY_BYTES
+
+
+def _length(scope: Scope) -> int | None:
+    value = dict(scope["headers"]).get(b"content-length")
+    return int(value[:18]) if value is not None and value.isdigit() else None
 
 
 def _too_large(max_bytes: int) -> BodyTooLargeError:
     return BodyTooLargeError(f"the request body is larger than the {max_bytes} bytes allowed")
 
-
-def _request_id(headers: Headers) -> str:
-    for name, value in headers:
-        if name.lower() == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return value.decode("ascii")
-    return secrets.token_hex(12)
 
 
 def _finished(state: RequestState) -> RequestFinished:

@@ -87,7 +87,7 @@ class BackendDispatch:
             await at_the_edge(self, scope, receive, send, limits=self._body)
             return
         attempt = self._attempt_of(state, scope)
-        state.bound(self._timeouts, scope)
+        state.bound(self._timeouts)
         call = state.call
         if call is None:  # _attempt_of has made it, or has raised
             raise StackOrderError("no call in the scope")

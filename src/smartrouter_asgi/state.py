@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from typing import Protocol
 
-import anyio
+import msgspec
 
 from .exceptions import AttemptRecord, SmartRouterError
 from .resilience.attempt import Attempt
@@ -20,13 +22,26 @@ SCOPE_KEY = "smartrouter_asgi"
 """The only key the package ever sets in a scope."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class RequestState:
+
+class Work(Protocol):
+    """What runs for a request, as those see it who may have to end it."""
+
+    def cancel(self) -> None:
+        """End it, from any task of the same loop."""
+
+    @property
+    def cancel_called(self) -> bool:
+        """Whether somebody has ended it."""
+
+
+class RequestState(msgspec.Struct, kw_only=True, eq=False):
     """One request on its way through the layers. The outermost of ours makes it, all write to it."""
 
     request_id: str
     started: float
     """Monotonic seconds."""
+    headers: Mapping[bytes, bytes] = {}
+    """The request's, by their names in lower case, as every server gives them; of several of a name the last."""
     endpoint: str = "other"
     body: bytes | None = None
     """The whole body, once a layer has read it; a disconnect watcher runs from then on."""
@@ -34,7 +49,7 @@ class RequestState:
     plan: RoutePlan | None = None
     attempt: Attempt | None = None
     attempts: int = 0
-    records: list[AttemptRecord] = field(default_factory=list)
+    records: list[AttemptRecord] = msgspec.field(default_factory=list)
     """The attempts that have failed, whichever plan they belonged to."""
     priority: int = 0
     """Its place in a queue: lower goes first."""
@@ -48,10 +63,10 @@ class RequestState:
     """The client waits less long than the clocks allow: that its time is up says nothing about a backend."""
     complete: bool = False
     """The last byte of the answer was sent."""
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     """Set when the client has left, or the answer is complete."""
     disconnected: bool = False
-    work: anyio.CancelScope | None = None
+    work: Work | None = None
     """What runs for the request: the reading of its body, then the layers."""
     ended: SmartRouterError | None = None
     """What to answer: somebody has cancelled the work before it was committed."""
@@ -68,7 +83,7 @@ class RequestState:
         """Return a state for one of several attempts that run side by side; it commits by itself."""
         self.attempt = attempt
         self.attempts = max(self.attempts, attempt.number)
-        return replace(self)
+        return copy.copy(self)
 
     def adopt(self, fork: RequestState) -> None:
         """Take over what the attempt that committed has learnt."""
@@ -77,12 +92,12 @@ class RequestState:
         self.first_token_s = fork.first_token_s
         self.usage = fork.usage
 
-    def bound(self, timeouts: Timeouts, scope: Scope) -> None:
+    def bound(self, timeouts: Timeouts) -> None:
         """Set deadline and priority, once: the first layer that knows the timeouts does it, nobody re-arms them."""
         if self.deadline != math.inf:
             return
-        self.priority = client_priority(scope["headers"])
-        client_s = client_timeout_s(scope["headers"])
+        self.priority = client_priority(self.headers)
+        client_s = client_timeout_s(self.headers)
         self.impatient = client_s < timeouts.total_s
         client = self.started + answer_within_s(client_s)
         self.deadline = self.started + timeouts.total_s

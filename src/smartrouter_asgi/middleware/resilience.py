@@ -95,7 +95,7 @@ class ResilienceMiddleware:
         if state is None or state.body is None:
             await at_the_edge(self, scope, receive, send, limits=self._body)
             return
-        state.bound(self._timeouts, scope)
+        state.bound(self._timeouts)
         plan, call = state.plan, state.call
         candidates = plan.candidates if plan is not None else (Deployment(backend=self._name(scope), model=""),)
         guard = _StatusGuard(send)

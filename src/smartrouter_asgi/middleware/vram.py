@@ -65,7 +65,7 @@ class VRAMGateMiddleware:
                 attempt.start()
             await self.app(scope, receive, send)
             return
-        state.bound(self._timeouts, scope)
+        state.bound(self._timeouts)
         lease = attempt.lease if attempt is not None else None
         if lease is None:
             if attempt is not None and not attempt.waits and not self._gate.is_ready(deployment):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from .retry import counts_as_failure
 
@@ -25,8 +26,7 @@ class Held(Protocol):
         """Give it back once the engine has stopped working, which it perhaps has not yet."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Attempt:
+class Attempt(msgspec.Struct, kw_only=True, eq=False):
     """One dispatch to one deployment, numbered from 1. The permit is taken late and settled exactly once."""
 
     number: int

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from ..types import Headers
 
 MAX_PRIORITY = 6
 """Either way; a step is worth ten seconds in a queue, so one minute at most."""
@@ -15,9 +14,9 @@ CLIENT_MARGIN = 0.1
 CLIENT_MARGIN_S = 1.0
 """How much sooner than its client gives up a request ends: this share of the time, at most so many seconds."""
 
-_PRIORITY_HEADERS = frozenset({b"x-smartrouter-priority", b"x-litellm-priority"})
+_PRIORITY_HEADERS = (b"x-smartrouter-priority", b"x-litellm-priority")
 _PRIORITY = re.compile(rb"-?[0-9]{1,9}")
-_CLIENT_HEADERS = frozenset({b"x-stainless-read-timeout", b"x-litellm-timeout"})
+_CLIENT_HEADERS = (b"x-stainless-read-timeout", b"x-litellm-timeout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +33,12 @@ class Timeouts:
     total_s: float = 600.0
 
 
-def client_timeout_s(headers: Headers) -> float:
+def client_timeout_s(headers: Mapping[bytes, bytes]) -> float:
     """Return how long the client says it will wait, `inf` when it does not say or says something absurd."""
     bound = math.inf
-    for name, value in headers:
-        if name.lower() in _CLIENT_HEADERS and len(value) <= 32:
+    for name in _CLIENT_HEADERS:
+        value = headers.get(name)
+        if value is not None and len(value) <= 32:
             try:
                 seconds = float(value)
             except ValueError:
@@ -56,12 +56,13 @@ def answer_within_s(client_s: float) -> float:
     return client_s - min(CLIENT_MARGIN_S, client_s * CLIENT_MARGIN)
 
 
-def client_priority(headers: Headers) -> int:
+def client_priority(headers: Mapping[bytes, bytes]) -> int:
     """Return the place in a queue that the client asks for: lower goes first, 0 when it does not say.
 
     Bounded, so that nobody is put off for ever; LiteLLM's name for the header is taken too.
     """
-    for name, value in headers:
-        if name.lower() in _PRIORITY_HEADERS and _PRIORITY.fullmatch(value):
+    for name in _PRIORITY_HEADERS:
+        value = headers.get(name)
+        if value is not None and _PRIORITY.fullmatch(value):
             return max(-MAX_PRIORITY, min(MAX_PRIORITY, int(value)))
     return 0

@@ -33,7 +33,7 @@ def http_scope(
         "raw_path": path.encode(),
         "query_string": query,
         "root_path": root_path,
-        "headers": [(b"host", b"testserver"), *headers],
+        "headers": [(b"host", b"testserver"), *((name.lower(), value) for name, value in headers)],  # as servers do
         "client": ("127.0.0.1", 50000),
         "server": ("testserver", 80),
     }
