@@ -125,16 +125,35 @@ def test_the_committed_baseline_has_what_the_guard_reads():
     assert str(Path.home()) not in str(baseline)
 
 
-@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
-def test_counts_a_request_under_callgrind():
-    command = [sys.executable, "-m", "benchmarks.guard", "--only", "hello: plain", "--scale", "0.05", "--top", "5"]
+def guard(*arguments: str) -> str:
     done = subprocess.run(
-        command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=55, check=False
+        [sys.executable, "-m", "benchmarks.guard", "--only", "hello: plain", "--scale", "0.05", *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "_PyEval_EvalFrameDefault" in done.stdout
-    row = next(line for line in done.stdout.splitlines() if line.startswith("| hello: plain request |"))
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_counts_a_request_under_callgrind():
+    printed = guard("--top", "5")
+    assert "_PyEval_EvalFrameDefault" in printed
+    row = next(line for line in printed.splitlines() if line.startswith("| hello: plain request |"))
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert 10_000 < int(cells[2].replace(",", "")) < 10_000_000
     assert cells[4] == "1.00"
     assert all_versions()["valgrind"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="whether a server waits is read from /proc")
+def test_counts_the_calls_of_a_request():
+    printed = guard("--calls", "99")
+    (app,) = [line.split() for line in printed.splitlines() if line.endswith(" hello.<locals>.app")]
+    assert app[1] == "1.0"
+    assert float(app[0]) > 10
+    assert "_body -> dict.get" in printed
