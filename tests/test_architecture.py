@@ -20,7 +20,7 @@ ROOT = Path(smartrouter_asgi.__file__).parent
 
 RANKS = (
     {"types", "exceptions"},
-    {"deployment", "events"},
+    {"deployment", "events", "_request_id", "_scopes"},
     {"transport"},
     {"wire"},
     {"routing", "resilience", "vram", "backends"},

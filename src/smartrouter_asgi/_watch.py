@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from ._scopes import cancel_scope
+
 if TYPE_CHECKING:
     from .state import RequestState
     from .types import ASGIApp, Message, Receive, Scope, Send
@@ -28,7 +30,7 @@ async def run_watched(
     Raises what the app raises. Cancelled, it cancels the app and waits for its end. A complete answer is not a client
     that left.
     """
-    state.work = work = anyio.CancelScope()
+    state.work = work = cancel_scope()
     task = asyncio.get_running_loop().create_task(_within(work, app, scope, replay, send))
     try:
         message = await _Watch(task).receive(receive, state)

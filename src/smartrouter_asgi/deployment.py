@@ -82,10 +82,11 @@ class Deployment:
     footprint_key: FootprintKey | None = field(default=None, compare=False, repr=False)
     """Under which what it was measured to need is remembered; None when its engine does not identify models."""
 
-    @property
-    def id(self) -> str:
-        """`backend/model`, the name used in logs, metrics and error lists."""
-        return f"{self.backend}/{self.model}"
+    id: str = field(init=False, compare=False, repr=False)
+    """`backend/model`, the name used in logs, metrics and error lists."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", f"{self.backend}/{self.model}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._asgi import BodyLimits, at_the_edge, route_path
+from ._scopes import cancel_scope
 from .backends.base import Backend, Upstream
 from .deployment import Deployment
 from .events import Observer, StreamFinished
@@ -154,7 +155,7 @@ class _Relay:
     async def run(self) -> None:
         """Make the exchange; see `BackendDispatch`."""
         state = self._state
-        with anyio.CancelScope() as scope:
+        with cancel_scope() as scope:
             self._watchdog = watchdog = Watchdog(scope, total_at=state.commit_by)
             if self._call.stream:
                 self._attempt.watchdog = watchdog
@@ -288,8 +289,7 @@ class _Relay:
         deployment = self._attempt.deployment
         headers: Headers = [
             (b"content-type", content_type),
-            (b"x-smartrouter-backend", header_value(deployment.backend)),
-            (b"x-smartrouter-model", header_value(deployment.model)),
+            *_names(deployment.backend, deployment.model),
             (b"x-smartrouter-attempts", b"%d" % self._attempt.number),
         ]
         if upstream.ignored:
@@ -375,6 +375,11 @@ def _error_of(pieces: list[Piece]) -> AttemptError:
 
 
 @lru_cache(maxsize=1024)
+def _names(backend: str, model: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers that say where an answer comes from."""
+    return (b"x-smartrouter-backend", header_value(backend)), (b"x-smartrouter-model", header_value(model))
+
+
 def header_value(text: str) -> bytes:
     """Encode a name for a header: what no header may hold becomes `?`."""
     return "".join(c if c.isprintable() else "?" for c in text).encode("latin-1", "replace")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 from urllib.parse import quote
+
+import msgspec
 
 from ..deployment import ModelInfo
 from ..transport.http import HTTPRequest
@@ -34,7 +35,7 @@ class AnthropicBackend(OpenAICompatBackend):
         request = super().request(*args, **kwargs)
         listing = request.url.startswith(self.url_of("/models"))
         other = b"authorization" if listing else b"x-api-key"
-        return dataclasses.replace(request, headers=[pair for pair in request.headers if pair[0] != other])
+        return msgspec.structs.replace(request, headers=[pair for pair in request.headers if pair[0] != other])
 
     def ignored_fields(self, call: Call) -> tuple[str, ...]:
         """Name the fields without effect, parts of tools and messages too; refuse what would be capped or dropped."""

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import msgspec
+
 from ..deployment import Capabilities, Deployment, LoadedModel, ModelInfo
 from ..exceptions import UnsupportedParameterError
 from ..types import Secret
@@ -14,12 +16,14 @@ from ..wire.stream import Piece, Usage
 from .credentials import KeyState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlainAnswer:
+class PlainAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer in OpenAI shape."""
 
-    body: bytes = field(repr=False)
+    body: bytes
     usage: Usage | None = None
+
+    def __repr__(self) -> str:  # not the body: what people say
+        return f"PlainAnswer(usage={self.usage!r})"
 
 
 class Upstream(Protocol):

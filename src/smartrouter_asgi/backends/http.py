@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -43,18 +42,20 @@ ERROR_BODY_TIMEOUT_S = 2.0  # the status says enough to go on with
 MIN_SECRET_LENGTH = 6  # anything shorter would take common words out of messages
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
+class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """A call in an engine's language: the request, and how to read its answer. Pure data."""
 
     path: str
-    body: bytes = field(repr=False)
+    body: bytes
     decode: Callable[[bytes], PlainAnswer]
     """Turns a 2xx body into OpenAI shape. Raises `AttemptError`."""
     codec: Callable[[], StreamCodec]
     stream_type: bytes = b"text/event-stream"
     """The content type of a streamed answer."""
     ignored: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:  # not the body: what people say
+        return f"Exchange(path={self.path!r})"
 
 
 class HTTPBackend(BaseBackend):
@@ -73,7 +74,9 @@ class HTTPBackend(BaseBackend):
         self.spec = spec
         self._transport = transport
         self._clock: Clock = time.monotonic
-        self._headers = self.base_headers()
+        self._headers = tuple(self.base_headers())  # one object for all requests: a transport may know it again
+        self._urls: dict[str, str] = {}
+        """Of the paths that requests go to: few, and always the same."""
         headers = [value.reveal() for value in spec.headers.values()]
         words = [word for value in headers for word in value.split()]  # "Basic abc" may be quoted as "abc"
         self._hidden = (*(key.reveal() for key in spec.api_keys), *headers, *words)
@@ -126,7 +129,7 @@ class HTTPBackend(BaseBackend):
         wanted = exchange.stream_type if call.stream else None
         if not self._credentials:
             answer = await self._send(self.request("POST", exchange.path, exchange.body), wanted)
-            return HTTPUpstream(answer, exchange, streamed=call.stream, secrets=self._secrets)
+            return HTTPUpstream(answer, exchange, call.stream, self._known_secrets)
         trial = KeyTrial(self._pool)
         while chosen := trial.choose(self._clock()):
             index, lease = chosen
@@ -140,7 +143,7 @@ class HTTPBackend(BaseBackend):
                 raise
             else:
                 self._warn_of_keys(trial.passed(index, self._clock()))
-                return HTTPUpstream(answer, exchange, streamed=call.stream, secrets=self._secrets, lease=lease)
+                return HTTPUpstream(answer, exchange, call.stream, self._known_secrets, lease)
         raise trial.failure(self.name, self._clock())
 
     def url_of(self, path: str) -> str:
@@ -152,7 +155,11 @@ class HTTPBackend(BaseBackend):
     ) -> HTTPRequest:
         """Build a request to this backend, with one of its secrets."""
         headers = self._headers if secret is None else [*self._headers, *self.auth_headers(secret)]
-        url = self.url_of(path)
+        url = self._urls.get(path)
+        if url is None:
+            url = self.url_of(path)
+            if not control:  # those go to the paths of single models as well
+                self._urls[path] = url
         return HTTPRequest(backend=self.name, method=method, url=url, headers=headers, body=body, control=control)
 
     async def call_json(
@@ -191,8 +198,7 @@ class HTTPBackend(BaseBackend):
         retry_after_s = parse_retry_after(headers, now_wall=time.time())
         return classify_answer(self.name, status, body, retry_after_s=retry_after_s)
 
-    @property
-    def _secrets(self) -> tuple[str, ...]:
+    def _known_secrets(self) -> tuple[str, ...]:
         """All that must not show in a message: keys, secret headers, tokens fetched lately."""
         known = (*self._hidden, *(secret for source in self._credentials for secret in source.seen))
         return tuple(secret for secret in dict.fromkeys(known) if len(secret) >= MIN_SECRET_LENGTH)
@@ -270,7 +276,7 @@ class HTTPBackend(BaseBackend):
                 body = await answer.read(MAX_ERROR_BYTES)
         except AttemptError:
             pass
-        secrets = self._secrets
+        secrets = self._known_secrets()
         error = self.classify(answer.status, answer.headers, without(body, secrets))
         redact(error, secrets)
         verdict = judge(answer.status, error, body, renewable=renewable) if keyed else None
@@ -313,9 +319,8 @@ class HTTPUpstream:
         self,
         answer: HTTPAnswer,
         exchange: Exchange,
-        *,
         streamed: bool,
-        secrets: tuple[str, ...] = (),
+        secrets: Callable[[], tuple[str, ...]],
         lease: KeyLease | None = None,
     ) -> None:
         self._lease = lease
@@ -335,11 +340,11 @@ class HTTPUpstream:
         """Read the whole answer."""
         body = await self._answer.read(MAX_ANSWER_BYTES)
         if b'"error"' in body:
-            body = without(body, self._secrets)
+            body = without(body, self._secrets())
         try:
             answer = self._exchange.decode(body)
         except AttemptError as exc:
-            redact(exc, self._secrets)
+            redact(exc, self._secrets())
             raise
         self._usage = answer.usage
         return answer
@@ -352,7 +357,7 @@ class HTTPUpstream:
         async with aclosing(self._answer.chunks()) as chunks:
             async for data in chunks:
                 if b"error" in data:
-                    data = without(data, self._secrets)
+                    data = without(data, self._secrets())
                 try:
                     pieces = codec.feed(data)
                 except FramingError as exc:
@@ -368,7 +373,7 @@ class HTTPUpstream:
     def _redacted(self, pieces: list[Piece]) -> list[Piece]:
         error = pieces[-1].error
         if error is not None:
-            redact(error, self._secrets)
+            redact(error, self._secrets())
         return pieces
 
     async def aclose(self) -> None:

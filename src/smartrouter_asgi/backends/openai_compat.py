@@ -66,7 +66,7 @@ class OpenAICompatBackend(HTTPBackend):
             path=PATHS[call.operation],
             body=call.with_model(deployment.model, self.extra_fields(call)),
             decode=self._decode,
-            codec=partial(OpenAIStreamCodec, self.name, choices=_choices(call)),
+            codec=partial(OpenAIStreamCodec, self.name, choices=_choices(call)) if call.stream else self._codec,
             ignored=self.ignored_fields(call),
         )
 
@@ -144,6 +144,9 @@ class OpenAICompatBackend(HTTPBackend):
         if not isinstance(model, str) or not model:
             return ()
         return (model_info({"id": model, "max_model_len": told.get("max_total_tokens")}, self.capabilities),)
+
+    def _codec(self) -> OpenAIStreamCodec:
+        return OpenAIStreamCodec(self.name)
 
     def _decode(self, body: bytes) -> PlainAnswer:
         return PlainAnswer(body=body, usage=read_plain(self.name, body))

@@ -104,4 +104,4 @@ def _direct(backend: HTTPBackend, model: str, key: str) -> Target:
     """Return how a client without the router asks it: Ollama at its OpenAI-compatible API."""
     path = OLLAMA_PATH if isinstance(backend, OllamaBackend) else PATH
     request = backend.request("POST", path, secret=key or None)
-    return Target(url=request.url, headers=request.headers, model=model, secret=key)
+    return Target(url=request.url, headers=list(request.headers), model=model, secret=key)

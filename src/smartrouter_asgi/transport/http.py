@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
+
+import msgspec
 
 from ..types import Headers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HTTPRequest:
+class HTTPRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request to an upstream. `headers` are raw pairs and hold nothing that the client sent."""
 
     backend: str
     """Name for messages; the URL never appears in one."""
     method: str
     url: str
-    headers: Headers = field(default_factory=list, repr=False)
-    body: bytes = field(default=b"", repr=False)
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    body: bytes = b""
     control: bool = False
     """The gateway asks on its own behalf, for a list or a load: no client's answer passes through."""
+
+    def __repr__(self) -> str:  # neither headers nor body: keys, and what people say
+        return f"HTTPRequest(backend={self.backend!r}, method={self.method!r}, url={self.url!r})"
 
 
 class HTTPAnswer(Protocol):
