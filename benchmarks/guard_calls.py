@@ -36,6 +36,7 @@ class CallCounter:
             found[f"c {self._place(code)} -> {name}"] += number
         for counter in (self._calls, self._opcodes, self._c_calls):
             counter.clear()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 traces opcodes where one frame wanted them before
         sys.settrace(self._entered)
         sys.setprofile(self._profile)
         return dict(found)

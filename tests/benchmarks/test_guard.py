@@ -111,7 +111,7 @@ def test_calls_are_counted_between_marks():
         sys.setprofile(profiling)
     name = next(key for key in found if key.startswith("call ") and key.endswith(".called"))
     assert found[name] == 2
-    assert found[name.replace("call ", "op ", 1)] >= 6
+    assert found[name.replace("call ", "op ", 1)] > 2
     assert found[name.replace("call ", "c ", 1) + " -> len"] == 2
 
 
