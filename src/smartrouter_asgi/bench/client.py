@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,7 +14,6 @@ from ..transport.direct.dial import dial
 from ..transport.direct.head import Origin, render_head
 from ..transport.direct.parser import AnswerParser
 from ..transport.direct.tls import default_context
-from ..types import Headers
 
 CONNECT_TIMEOUT_S = 10.0
 IDLE_S = 3.0
@@ -29,7 +29,7 @@ class Target:
     """Where one side's requests go."""
 
     url: str
-    headers: Headers
+    headers: Sequence[tuple[bytes, bytes]]
     model: str
     """The name by which this side knows the model."""
     secret: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -31,7 +32,7 @@ def paragraph(text: str, kind: str = "") -> str:
 
 def bullets(texts: Sequence[str]) -> str:
     """Return a list."""
-    return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>" if texts else ""
+    return f"<ul>{''.join(f'<li>{_with_code(text)}</li>' for text in texts)}</ul>" if texts else ""
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
@@ -61,3 +62,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str | tuple[str, str]]], 
 
     body = "".join(line("td", row) for row in rows)
     return f'<div class="scroll"><table><thead>{line("th", head)}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _with_code(text: str) -> str:
+    """Return a sentence in which what stands between backticks is code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))

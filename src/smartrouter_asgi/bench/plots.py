@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -15,7 +16,7 @@ Kind: TypeAlias = Literal["line", "step", "points", "rule"]
 WIDTH, HEIGHT = 480, 300
 _TOP, _RIGHT, _BOTTOM = 30, 16, 42
 _DOTS = 40
-"""Up to so many points of a line are shown as dots."""
+"""Up to so many points of a line are shown as dots, and about so many tell their values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +68,10 @@ def figure(plot: Plot) -> str:
     y = Scale(ys, HEIGHT - _BOTTOM, _TOP, log=plot.y.log, zero=plot.y.zero)
     left = max((text_width(tick_text(tick)) for tick in y.ticks()), default=0) + 14
     x = Scale(xs, left, WIDTH - _RIGHT, log=plot.x.log, zero=plot.x.zero)
-    drawn = [*_axes(plot, x, y), *(_series(one, place, x, y, plot) for place, one in enumerate(plot.series, start=1))]
+    shapes = [_series(one, place, x, y, plot) for place, one in enumerate(plot.series, start=1)]
+    drawn = [*_axes(plot, x, y), *reversed(shapes)]  # what is named first lies on top
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(plot.title)}">{"".join(drawn)}</svg>'
-    keys = legend([(one.name, one.colour or place) for place, one in enumerate(plot.series, start=1)])
+    keys = legend([(one.name, _class(one, place)) for place, one in enumerate(plot.series, start=1) if one.points])
     return framed(plot.title, keys + svg, plot.note)
 
 
@@ -79,11 +81,9 @@ def framed(title: str, inside: str, note: str = "") -> str:
     return f"<figure><figcaption>{escape(title)}</figcaption>{inside}{below}</figure>"
 
 
-def legend(names: Sequence[tuple[str, int]]) -> str:
-    """Return the names with their colours; HTML, so that it wraps where the page is narrow."""
-    shown = "".join(
-        f'<span class="{colour_class(colour)}"><i></i>{escape(name)}</span>' for name, colour in names if name
-    )
+def legend(names: Sequence[tuple[str, str]]) -> str:
+    """Return names with their classes of colour; HTML, so that it wraps where the page is narrow."""
+    shown = "".join(f'<span class="{kind}"><i></i>{escape(name)}</span>' for name, kind in names if name)
     return f'<div class="keys">{shown}</div>' if shown else ""
 
 
@@ -98,25 +98,32 @@ def _axes(plot: Plot, x: Scale, y: Scale) -> list[str]:
     drawn = []
     for tick in y.ticks():
         at = y.at(tick)
-        drawn.append(f'<line class="grid" x1="{x.start:.1f}" y1="{at:.1f}" x2="{right}" y2="{at:.1f}"/>')
+        kind = "grid" if tick else "zero"
+        drawn.append(f'<path class="{kind}" d="M{x.start:.1f} {at:.1f}H{right}"/>')
         drawn.append(text(x.start - 6, at + 4, tick_text(tick), "end"))
     ticks = plot.x_ticks or x.ticks()
     drawn += [f'<path class="grid" d="M{x.at(tick):.1f} {_TOP}V{bottom}"/>' for tick in ticks]
     drawn += [text(at, bottom + 16, label, "middle") for at, label in fitting([(x.at(t), tick_text(t)) for t in ticks])]
-    drawn.append(f'<line class="axis" x1="{x.start:.1f}" y1="{bottom}" x2="{right}" y2="{bottom}"/>')
+    drawn.append(f'<path class="axis" d="M{x.start:.1f} {bottom}H{right}"/>')
     drawn.append(text((x.start + right) / 2, HEIGHT - 7, plot.x.label, "middle", "label"))
     drawn.append(text(4, 16, plot.y.label, "start", "label"))
     return drawn
 
 
+def _class(series: Series, place: int) -> str:
+    return colour_class(series.colour or place) + (" level" if series.kind == "rule" else "")
+
+
 def _series(series: Series, place: int, x: Scale, y: Scale, plot: Plot) -> str:
+    if not series.points:
+        return ""
     shown = [(x.at(px), y.at(py)) for px, py in series.points]
     parts = []
     if series.kind == "rule":
-        at = shown[0][1] if shown else 0
+        at = shown[0][1]
         parts.append(f'<path class="rule" d="M{x.start:.1f} {at:.1f}H{x.end:.1f}"/>')
         parts.append(_spot(x.end, at, series.name, dot=False))
-        return f'<g class="{colour_class(series.colour or place)}">{"".join(parts)}</g>'
+        return f'<g class="{_class(series, place)}">{"".join(parts)}</g>'
     if series.kind == "line":
         parts.append(f'<path class="line" d="M{"L".join(f"{px:.1f} {py:.1f}" for px, py in shown)}"/>')
     elif series.kind == "step":
@@ -127,10 +134,13 @@ def _series(series: Series, place: int, x: Scale, y: Scale, plot: Plot) -> str:
         for (px, _), (low, high) in zip(shown, series.spread, strict=False)
     ]
     dots = series.kind == "points" or (series.kind == "line" and len(shown) <= _DOTS)
+    every = 1 if dots else math.ceil(len(shown) / _DOTS)
     for number, ((px, py), values) in enumerate(zip(shown, series.points, strict=True)):
+        if number % every:
+            continue
         said = series.texts[number] if series.texts else _said(series.name, values, plot)
         parts.append(_spot(px, py, said, dot=dots))
-    return f'<g class="{colour_class(series.colour or place)}">{"".join(parts)}</g>'
+    return f'<g class="{_class(series, place)}">{"".join(parts)}</g>'
 
 
 def _said(name: str, values: tuple[float, float], plot: Plot) -> str:

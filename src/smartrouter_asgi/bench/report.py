@@ -74,7 +74,7 @@ def _gaps(result: Result) -> str:
                 Series(name=side, points=[(value, share) for value, share in curves[side]], kind="step")
                 for side in SIDES
             ],
-            note="A stream that stutters has a long way to the right at the top.",
+            note="A stream that stutters has a long tail to the right at the top.",
         )
     )
 

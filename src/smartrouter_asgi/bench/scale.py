@@ -69,7 +69,7 @@ def tick_text(value: float) -> str:
     return f"{round(value, 10):g}"
 
 
-def text_width(text: str, size: float = 11) -> float:
+def text_width(text: str, size: float = 12) -> float:
     """Return about how wide a text is; rather too wide than too narrow."""
     return len(text) * size * 0.6
 

@@ -28,14 +28,14 @@ li{max-width:80ch;overflow-wrap:anywhere}
 .note{font-size:.85rem;margin:4px 2px 0}
 .lead{font-size:1.1rem;padding:12px 14px;background:var(--card);border-left:4px solid var(--c1);border-radius:4px}
 .lead.warn{border-color:var(--bad)}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:16px;margin-top:14px}
+.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,430px),1fr));gap:16px;margin-top:14px}
 figure{margin:0;padding:12px 12px 10px;background:var(--card);border:1px solid var(--rule);border-radius:8px;
 min-width:0}
 figcaption{font-weight:600;margin-bottom:2px}
 .keys{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:.82rem;color:var(--soft);margin:2px 0 4px}
 .keys span{display:inline-flex;align-items:center;gap:6px;overflow-wrap:anywhere}
 .keys i{flex:none;width:14px;height:0;border-top:3px solid var(--c)}
-.keys .again i{border-top-style:dashed}
+.keys .again i,.keys .level i{border-top-style:dashed}
 .scroll{overflow-x:auto;margin:10px 0}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}
 th,td{padding:5px 12px 5px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--rule)}
@@ -52,7 +52,7 @@ svg text{fill:var(--soft);font-size:11px}
 svg text.label{font-size:11.5px;fill:var(--ink)}
 svg text.value{fill:var(--ink)}
 .grid{stroke:var(--grid);stroke-width:1}
-.axis{stroke:var(--soft);stroke-width:1}
+.zero,.axis{stroke:var(--soft);stroke-width:1}
 .line{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}
 .rule{fill:none;stroke:var(--c);stroke-width:1.5;stroke-dasharray:5 4}
 .again .line{stroke-dasharray:6 3}
@@ -60,9 +60,11 @@ svg text.value{fill:var(--ink)}
 .dot{fill:var(--c)}
 .hit{fill:transparent}
 .bar{fill:var(--c);opacity:.85}
+.stem{stroke:var(--c);stroke-width:2;opacity:.6}
 g:hover>.dot{stroke:var(--ink);stroke-width:1.5}
 footer{margin-top:36px;font-size:.85rem;color:var(--soft)}
-@media (max-width:480px){dl{grid-template-columns:1fr}dd{margin-bottom:6px}figure{padding:8px}svg text{font-size:13px}}
+@media (max-width:480px){dl{grid-template-columns:1fr}dd{margin-bottom:6px}figure{padding:8px}
+svg text,svg text.label{font-size:15px}}
 @media print{main{max-width:none;padding:0}figure,tr{break-inside:avoid}h2{break-after:avoid}
 .plots{grid-template-columns:1fr 1fr}.scroll{overflow:visible}*{print-color-adjust:exact}}
 """
