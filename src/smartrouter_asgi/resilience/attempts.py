@@ -6,9 +6,10 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Protocol
 
 import anyio
+import msgspec
 
 from ..deployment import Deployment
 from ..events import AttemptFinished, Observer
@@ -28,8 +29,9 @@ from ..types import Clock, Random
 from .attempt import Attempt, Held, let_go
 from .breaker import BreakerBoard
 from .budget import BudgetBoard
-from .hedging import Hedging, Race
+from .hedging import Hedging
 from .poison import PoisonBook
+from .racing import race
 from .rest import RestBoard
 from .retry import NEVER_REACHED, Failure, GiveUp, RetryPolicy, TryNow, Wait, decide, most_telling
 
@@ -37,8 +39,23 @@ IDLE_QUESTION_S = 1.0
 
 logger = logging.getLogger("smartrouter_asgi")
 
-Call: TypeAlias = Callable[[Attempt], Awaitable[None]]
-"""Makes one attempt; returns once the answer is complete, raises `AttemptError` when it failed before commit."""
+
+class Request(Protocol):
+    """One request, as the loop sees it."""
+
+    records: list[AttemptRecord]
+    """Its attempts that failed, in earlier runs too; those of a run are added."""
+
+    @property
+    def committed(self) -> bool:
+        """Whether its answer has begun: nothing is retried after that."""
+
+    @property
+    def fingerprint(self) -> Callable[[], int] | None:
+        """Finds what tells it from other requests; None where no candidate is to rest for what it answers."""
+
+    async def make(self, attempt: Attempt) -> None:
+        """Make one attempt: return once the answer is complete, raise `AttemptError` when it failed before commit."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -61,83 +78,71 @@ class AttemptLoop:
 
     async def run(
         self,
+        request: Request,
         candidates: Sequence[Deployment],
-        call: Call,
         *,
         operation: str,
         deadline: float = math.inf,
-        committed: Callable[[], bool],
         client_retry: bool = False,
         begin: bool = False,
         before: int = 0,
-        records: list[AttemptRecord] | None = None,
-        fingerprint: Callable[[], int] | None = None,
     ) -> None:
-        """Call `call` with attempts until one returns.
+        """Make attempts at `request` until one returns.
 
-        `before` counts the attempts that the request has made already, `records` are those of them that failed; those
-        of this run are added. `begin` takes the permit before the call, for
-        inner apps that know nothing of attempts. `fingerprint` tells one request from another; without one no candidate
-        is ever made to rest for what it answers. Raises the error to answer with: `RouteExhaustedError` once engines
-        were asked in vain or the deadline has passed, else the one failure that says it all. After commit every error
-        passes as it is. Cancellation settles the permit as neutral.
+        `before` counts the attempts that it has made already. `begin` takes the permit before each attempt, for inner
+        apps that know nothing of attempts. Raises the error to answer with: `RouteExhaustedError` once engines were
+        asked in vain or the deadline has passed, else the one failure that says it all. After commit every error passes
+        as it is. Cancellation settles the permit as neutral.
         """
-        records = [] if records is None else records
-        if not client_retry and not records:  # one request, however many candidates it goes to in the end
-            self.budgets.deposit(candidates[0].backend, self.clock())
-        policy = self.policy
+        records, policy = request.records, self.policy
         if records:  # what the request has used up already on candidates that refused it
             used = sum(record.asked for record in records)
             policy = replace(policy, max_retries=max(0, policy.max_retries - used))
+        elif not client_retry:  # one request, however many candidates it goes to in the end
+            self.budgets.deposit(candidates[0].backend, self.clock())
         route = _Route(
             loop=self,
+            request=request,
             policy=policy,
             candidates=candidates,
-            call=call,
             operation=operation,
             deadline=deadline,
-            committed=committed,
             begin=begin,
             made=before,
-            records=records,
-            fingerprint=fingerprint,
             earns=not client_retry,
         )
         try:
             await route.run()
         except DeadlineExceededError as exc:
-            if committed():
+            if request.committed:
                 raise
-            raise RouteExhaustedError(exc, tuple(route.records)) from exc
+            raise RouteExhaustedError(exc, tuple(records)) from exc
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class _Route:
+class _Route(msgspec.Struct, kw_only=True, eq=False):
     """One request on its way through its candidates."""
 
     loop: AttemptLoop
+    request: Request
     policy: RetryPolicy
     candidates: Sequence[Deployment]
-    call: Call
     operation: str
     deadline: float
-    committed: Callable[[], bool]
     begin: bool
     made: int
     """How many attempts there have been."""
-    fingerprint: Callable[[], int] | None
     earns: bool
     """It is no retry of the client's own."""
-    records: list[AttemptRecord]
-    failures: list[Failure] = field(default_factory=list)
-    errors: list[AttemptError] = field(default_factory=list)
+    failures: list[Failure] = []
+    errors: list[AttemptError] = []
 
     async def run(self) -> None:
         index, lease = 0, None
         while True:
-            attempt = self._attempt(index, lease)
+            attempt = self.attempt(index, lease)
             try:
-                error = await self._make(index, attempt)
+                after_s = self._hedged_after_s(attempt)
+                error = await (self.once(index, attempt) if after_s is None else race(self, index, attempt, after_s))
             except BaseException:
                 let_go(attempt.lease, busy=False)  # unless the gate has let go of it already
                 raise
@@ -172,7 +177,7 @@ class _Route:
             idle=idle,
         )
         if isinstance(decision, GiveUp) or not self._pay(decision, now):
-            raise _final(self.errors, self.records) from self.errors[-1]
+            raise _final(self.errors, self.request.records) from self.errors[-1]
         return decision
 
     def _pay(self, decision: TryNow | Wait, now: float) -> bool:
@@ -185,18 +190,19 @@ class _Route:
             budgets.fall_back(backend, now, earns=self.earns, costs=decision.costs_budget)
         return True
 
-    def _attempt(self, index: int, lease: Held | None) -> Attempt:
-        deployment = self.candidates[index]
+    def attempt(self, index: int, lease: Held | None) -> Attempt:
+        """Begin the next attempt, at the candidate of an index."""
+        loop, deployment = self.loop, self.candidates[index]
         self.made += 1
         return Attempt(
             number=self.made,
             deployment=deployment,
             operation=self.operation,
-            started=self.loop.clock(),
-            breaker=self.loop.breakers.get(deployment.backend, self.operation),
+            started=loop.clock(),
+            breaker=loop.breakers.get(deployment.backend, self.operation),
             lease=lease,
             keeps_lease=True,
-            others=not self._is_last(index),
+            others=len(self.candidates) > 1 and not self._is_last(index),
         )
 
     def _is_last(self, index: int) -> bool:
@@ -205,37 +211,28 @@ class _Route:
 
     # -- one attempt
 
-    async def _make(self, index: int, attempt: Attempt) -> AttemptError | None:
-        """Make an attempt, with a hedge beside it where one is due; return its failure, None once it is answered."""
-        hedging = self.loop.hedging
-        if hedging is not None and self.operation == "stream" and not self.begin and len(self.candidates) > 1:
-            after_s = hedging.after_s(attempt.deployment)
-            if after_s is not None:
-                return await self._race(index, attempt, hedging, after_s)
-        return await self._once(index, attempt)
-
-    async def _once(self, index: int, attempt: Attempt) -> AttemptError | None:
+    async def once(self, index: int, attempt: Attempt) -> AttemptError | None:
         """Make one attempt; return its failure, None when it succeeded, or raise what nobody may retry."""
         outcome, kind = "cancelled", None
         try:
             self._look(attempt)
             if self.begin:
                 attempt.start()
-            await self.call(attempt)
+            await self.request.make(attempt)
         except (AttemptError, AdmissionError, UnsupportedParameterError) as exc:
             error = exc if isinstance(exc, AttemptError) else _as_attempt_error(exc)
             outcome, kind = error.code, error.kind
             if self._is_poison(attempt, kind):
                 attempt.cancel()
             attempt.fail(kind)
-            if self.committed():
+            if self.request.committed:
                 raise
             self._note(index, attempt, error)
             return error
         except DeadlineExceededError as exc:
             outcome = exc.code
             attempt.cancel()
-            self.records.append(_record(attempt, exc, self.loop.clock()))
+            self.request.records.append(_record(attempt, exc, self.loop.clock()))
             raise
         except BaseException:
             if attempt.entry is not None and attempt.entry.scope.cancel_called:
@@ -245,9 +242,8 @@ class _Route:
         else:
             outcome = "ok"
             attempt.succeed()
-            book = self.loop.poison.get((attempt.deployment.backend, self.operation))
-            if book and self.fingerprint is not None:
-                book.succeeded(self.fingerprint())
+            if self.loop.poison:
+                self._clear_of_poison(attempt)
             self.loop.rests.succeeded(attempt.deployment.id, began=attempt.started)
             return None
         finally:
@@ -255,10 +251,20 @@ class _Route:
 
     def _is_poison(self, attempt: Attempt, kind: FailureKind) -> bool:
         """Tell whether a failure that a breaker would count is the request's own doing."""
-        if self.fingerprint is None or kind not in (FailureKind.SERVER, FailureKind.RESET):
+        if kind not in (FailureKind.SERVER, FailureKind.RESET):
+            return False
+        fingerprint = self.request.fingerprint
+        if fingerprint is None:
             return False
         book = self.loop.poison.setdefault((attempt.deployment.backend, self.operation), PoisonBook())
-        return not book.failed(self.fingerprint(), self.loop.clock())
+        return not book.failed(fingerprint(), self.loop.clock())
+
+    def _clear_of_poison(self, attempt: Attempt) -> None:
+        book = self.loop.poison.get((attempt.deployment.backend, self.operation))
+        if book:
+            fingerprint = self.request.fingerprint
+            if fingerprint is not None:
+                book.succeeded(fingerprint())
 
     def _look(self, attempt: Attempt) -> None:
         """Raise `AttemptError` when the deployment or its backend is left alone for now: before any queueing."""
@@ -276,10 +282,11 @@ class _Route:
         now = self.loop.clock()
         self.errors.append(error)
         self.failures.append(Failure(candidate=index, kind=error.kind, retry_after_s=error.retry_after_s, at=now))
-        self.records.append(_record(attempt, error, now))
-        if self.fingerprint is not None:
+        self.request.records.append(_record(attempt, error, now))
+        fingerprint = self.request.fingerprint
+        if fingerprint is not None:
             self.loop.rests.failed(
-                attempt.deployment.id, error, began=attempt.started, now=now, fingerprint=self.fingerprint
+                attempt.deployment.id, error, began=attempt.started, now=now, fingerprint=fingerprint
             )
 
     async def _idle(self, attempt: Attempt, error: AttemptError) -> bool:
@@ -310,74 +317,37 @@ class _Route:
                 )
             )
 
-    # -- two attempts side by side
+    # -- hedges; see `racing`
 
-    async def _race(self, index: int, first: Attempt, hedging: Hedging, after_s: float) -> AttemptError | None:
-        """Make an attempt and, when it has not spoken after `after_s`, its hedge; the first to speak is the answer.
-
-        Returns the first attempt's failure when neither has spoken. The hedge lives no longer than this call.
-        """
-        race = Race()
-        error: AttemptError | None = None
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._hedge, race, index, first, hedging, after_s)
-                error = await self._enter(race, index, first)
-                if race.winner is first.entry or len(race.entries) == 1:
-                    group.cancel_scope.cancel()  # a hedge that has not begun is not wanted any more
-        except BaseException:
-            let_go(first.lease, busy=error is not None and error.engine_busy)
-            raise
-        raised = [entry.raised for entry in race.entries if entry.raised is not None]
-        if race.winner is not None:
-            if race.winner.raised is not None:
-                raise race.winner.raised
-            let_go(first.lease, busy=error is not None and error.engine_busy)
+    def _hedged_after_s(self, attempt: Attempt) -> float | None:
+        """Return how long an attempt may stay silent before it gets a hedge; None: for ever."""
+        hedging = self.loop.hedging
+        if hedging is None or self.operation != "stream" or self.begin or len(self.candidates) < 2:
             return None
-        if raised:
-            raise raised[0]
-        return error
+        return hedging.after_s(attempt.deployment)
 
-    async def _enter(self, race: Race, index: int, attempt: Attempt) -> AttemptError | None:
-        entry = attempt.entry = race.join()
-        error = None
-        try:
-            with entry.scope:
-                error = await self._once(index, attempt)
-        except Exception as exc:
-            entry.raised = exc
-            for other in race.entries:  # what is no failed attempt ends the request
-                if race.winner is None and other is not entry:
-                    other.scope.cancel()
-        return error
-
-    async def _hedge(self, race: Race, index: int, first: Attempt, hedging: Hedging, after_s: float) -> None:
-        """Wait until the hedge is due, counted from the first attempt's admission; make it, if anybody is ready."""
-        loop = self.loop
-        left_s = after_s
-        while left_s > 0:
-            await anyio.sleep(left_s)
-            left_s = after_s if first.admitted is None else first.admitted + after_s - loop.clock()
-        second = self._hedge_to(index, hedging) if race.winner is None else None  # who has spoken may take its time
+    def hedge(self, index: int) -> tuple[int, Attempt] | None:
+        """Begin an attempt beside the one at `index`, paid for, at the next candidate that may be asked."""
+        other = self._hedge_to(index)
         # Paid by the backend that is slow: the other one has not failed anybody.
-        if second is None or not loop.budgets.withdraw(first.deployment.backend, loop.clock()):
-            return
-        attempt = self._attempt(second, None)
+        if other is None or not self.loop.budgets.withdraw(self.candidates[index].backend, self.loop.clock()):
+            return None
+        attempt = self.attempt(other, None)
         attempt.keeps_lease, attempt.waits = False, False
-        await self._enter(race, second, attempt)
+        return other, attempt
 
-    def _hedge_to(self, index: int, hedging: Hedging) -> int | None:
-        """Return the next candidate that may be asked beside the one at `index`."""
+    def _hedge_to(self, index: int) -> int | None:
+        loop, hedging = self.loop, self.loop.hedging
         used = sum(failure.kind not in NEVER_REACHED for failure in self.failures)
-        if not self.policy.enabled or used >= self.policy.max_retries:
+        if hedging is None or not self.policy.enabled or used >= self.policy.max_retries:
             return None
         tried = {failure.candidate for failure in self.failures} | {index}
-        now = self.loop.clock()
+        now = loop.clock()
         for other, deployment in enumerate(self.candidates):
             if (
                 other not in tried
-                and self.loop.breakers.get(deployment.backend, self.operation).state_name == "closed"
-                and self.loop.rests.refusal(deployment.id, now) is None
+                and loop.breakers.get(deployment.backend, self.operation).state_name == "closed"
+                and loop.rests.refusal(deployment.id, now) is None
                 and hedging.is_ready(deployment)
             ):
                 return other
