@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n 2
+LITELLM_VENV ?= .venv-litellm
+LITELLM_NEEDS := opentelemetry-api opentelemetry-sdk opentelemetry-exporter-otlp
 
-.PHONY: demo test lint format bench bench-guard mutants readme clean
+.PHONY: demo test lint format bench bench-peers bench-report bench-guard mutants readme clean
 
 $(VENV)/.server: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "smartrouter-asgi needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -33,9 +35,21 @@ format: $(VENV)/.dev
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-bench: $(VENV)/.dev  ## measures, and writes benchmarks/results/
-	$(BIN)/python -m benchmarks.overhead
-	$(BIN)/python -m benchmarks.resilience
+bench: $(VENV)/.dev  ## measures (under ten minutes), and writes benchmarks/results/
+	$(BIN)/python -m benchmarks
+
+bench-peers: $(VENV)/.dev $(LITELLM_VENV)/.made  ## the same with other gateways beside it (about a quarter of an hour)
+	$(BIN)/python -m benchmarks --peers
+
+bench-report: $(VENV)/.dev  ## puts the tables of the results into the READMEs
+	$(BIN)/python -m benchmarks.report
+
+# Without opentelemetry LiteLLM tries to import it on each request; without bytecode that costs twice as much again.
+$(LITELLM_VENV)/.made: Makefile
+	test -x $(LITELLM_VENV)/bin/python || $(PYTHON) -m venv $(LITELLM_VENV)
+	$(LITELLM_VENV)/bin/python -m pip install -q --disable-pip-version-check 'litellm[proxy]' $(LITELLM_NEEDS)
+	$(LITELLM_VENV)/bin/python -m compileall -q $(LITELLM_VENV)/lib || true
+	touch $@
 
 bench-guard: $(VENV)/.dev  ## instructions per request beside the committed baseline: a report; needs valgrind
 	$(BIN)/python -m benchmarks.guard
@@ -50,4 +64,4 @@ readme: $(VENV)/.dev  ## writes the README's tables of engines anew
 	$(BIN)/python -m tests.readme_tables
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis mutants build dist
+	rm -rf $(VENV) $(LITELLM_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis mutants build dist

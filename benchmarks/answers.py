@@ -79,23 +79,26 @@ def framed_stamp() -> bytes:
 def chat_body(chunks: int = 0, pace_ms: int = 0, *, model: str = MODEL, padding: int = 0) -> bytes:
     """Return a chat request: plain with `chunks` 0, else a stream; `padding` bytes of prompt make it larger."""
     prompt = "How much does a gateway cost? " + "x" * padding
-    body: dict[str, object] = {
-        "model": model,
-        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": prompt}],
-        "temperature": 0.7,
-        "max_tokens": chunks or 100,
-    }
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": prompt}]
+    body: dict[str, object] = {"model": model, "temperature": 0.7, "max_tokens": chunks or 100}
     if chunks:
         body |= {"seed": pace_ms, "stream": True}
-    return _dumps(body)
+    return _dumps({**body, "messages": messages})
 
 
+def chat_body_of(size_bytes: int) -> bytes:
+    """Return a plain chat request of a size, or the smallest there is."""
+    return chat_body(padding=max(0, size_bytes - len(chat_body())))
+
+
+_FIELDS_WITHIN = 4096
 _CHUNKS = re.compile(rb'"max_tokens": ?(\d+)')
 _PACE = re.compile(rb'"seed": ?(\d+)')
 
 
 def wanted(body: bytes) -> tuple[int, float] | None:
     """Read a chat request: None for a plain answer, else how many chunks at which pace in seconds."""
+    body = body[:_FIELDS_WITHIN]  # the prompt comes last: an engine of this kind does not read it
     if b'"stream":true' not in body and b'"stream": true' not in body:
         return None
     chunks, pace = _CHUNKS.search(body), _PACE.search(body)

@@ -1,11 +1,11 @@
-"""The ASGI apps under test: nothing at all, the smallest proxy, the router."""
+"""The ASGI apps under test: nothing at all, proxies as people write them, the router."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from .answers import ANSWER, ENGINE_MODEL, LAST_EVENTS, MODEL, ROLE_EVENT, stamped_event, wanted
+from .answers import ANSWER, CHAT_PATH, ENGINE_MODEL, LAST_EVENTS, MODEL, ROLE_EVENT, stamped_event, wanted
 
 _PLAIN_HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(ANSWER))]
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
@@ -88,17 +88,54 @@ def proxy(engine: str) -> Any:
     return app
 
 
-def router(engine: str) -> Any:
+def openai_endpoint(engine: str) -> Any:
+    """Make a proxy as people write it: the openai client inside a Starlette endpoint."""
+    import openai
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response, StreamingResponse
+    from starlette.routing import Route
+
+    client = openai.AsyncOpenAI(base_url=engine + "/v1", api_key="unused")
+
+    async def chat(request: Request) -> Response:
+        answer: Any = await client.chat.completions.create(**{**await request.json(), "model": ENGINE_MODEL})
+        if isinstance(answer, openai.AsyncStream):
+            return StreamingResponse(_events(answer), media_type="text/event-stream")
+        return JSONResponse(answer.model_dump())
+
+    async def _events(stream: Any) -> Any:
+        async for chunk in stream:
+            yield f"data: {chunk.model_dump_json()}\n\n"
+        yield "data: [DONE]\n\n"
+
+    return Starlette(routes=[Route(CHAT_PATH, chat, methods=["POST"])])
+
+
+def router_settings(engine: str, **settings: Any) -> dict[str, Any]:
+    """Return the settings of a router with one remote OpenAI-compatible backend and defaults elsewhere."""
+    return {
+        "backends": {"engine": {"type": "openai", "url": engine + "/v1"}},
+        "models": [{"name": MODEL, "deployments": [{"backend": "engine", "model": ENGINE_MODEL}]}],
+        **settings,
+    }
+
+
+def router(engine: str, **settings: Any) -> Any:
     """Make the router with its defaults and one remote OpenAI-compatible backend."""
     from smartrouter_asgi import Settings, SmartRouter
 
-    settings = Settings.model_validate(
-        {
-            "backends": {"engine": {"type": "openai", "url": engine + "/v1"}},
-            "models": [{"name": MODEL, "deployments": [{"backend": "engine", "model": ENGINE_MODEL}]}],
-        }
-    )
-    return SmartRouter(settings)
+    return SmartRouter(Settings.model_validate(router_settings(engine, **settings)))
+
+
+def router_direct(engine: str) -> Any:
+    """Make the router with connections of its own."""
+    return router(engine, transport="direct")
+
+
+def router_httpx(engine: str) -> Any:
+    """Make the router over httpx."""
+    return router(engine, transport="httpx")
 
 
 def configured(settings: str) -> Any:

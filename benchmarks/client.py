@@ -1,4 +1,4 @@
-"""One connection of the load generator: writes a request, reads its answer, notes the times, begins again."""
+"""The connections of the load generator: each writes a request, reads its answer, checks it and notes the times."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import time
 from dataclasses import dataclass, field
 
-from .answers import CHAT_PATH, STAMP, chat_body
+from .answers import CHAT_PATH, STAMP
 
 _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *(\d+)")
 
@@ -26,16 +26,39 @@ class Tally:
     first_token: list[int] = field(default_factory=list)
     delay: list[int] = field(default_factory=list)
     """From the stamp inside a chunk to its arrival here."""
+    jitter: list[int] = field(default_factory=list)
+    """How far the time between two chunks of a stream is from the pace."""
     errors: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """What a connection asks, and how it is to be answered: with `status`, and holding the words `holding`."""
+
+    port: int
+    body: bytes
+    chunks: int = 0
+    pace_ms: int = 0
+    status: int = 200
+    holding: str = ""
+
+    def rendered(self) -> bytes:
+        """Return the request as it goes over the wire."""
+        return (
+            b"POST %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+            % (CHAT_PATH.encode(), self.port, len(self.body), self.body)
+        )
+
+
 class Connection(asyncio.Protocol):
-    """A keep-alive connection in a closed loop; an answer must have `status` and hold the words `holding`."""
+    """A keep-alive connection in a closed loop: the next request goes out when the last one is answered."""
 
     __slots__ = (
         "_buffer",
         "_chunks",
         "_holding",
+        "_last_chunk",
+        "_pace_ns",
         "_request",
         "_seen",
         "_start",
@@ -46,18 +69,13 @@ class Connection(asyncio.Protocol):
         "began",
     )
 
-    def __init__(
-        self, tally: Tally, chunks: int, pace_ms: int, port: int, *, status: int = 200, holding: str = ""
-    ) -> None:
+    def __init__(self, tally: Tally, exchange: Exchange) -> None:
         self._tally = tally
-        self._start = b"HTTP/1.1 %d" % status
-        self._holding = holding.encode()
-        self._chunks = chunks
-        body = chat_body(chunks, pace_ms)
-        self._request = (
-            b"POST %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-            % (CHAT_PATH.encode(), port, len(body), body)
-        )
+        self._start = b"HTTP/1.1 %d" % exchange.status
+        self._holding = exchange.holding.encode()
+        self._chunks = exchange.chunks
+        self._pace_ns = exchange.pace_ms * 1_000_000
+        self._request = exchange.rendered()
         self._transport: asyncio.Transport | None = None
         self._reset()
 
@@ -66,10 +84,11 @@ class Connection(asyncio.Protocol):
         self._text = b""
         self._streaming = False
         self._seen = 0
+        self._last_chunk = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        self._send()
+        self.ready()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
@@ -81,9 +100,14 @@ class Connection(asyncio.Protocol):
         if transport is not None:
             transport.abort()
 
-    def _send(self) -> None:
+    def ready(self) -> None:
+        """Do what comes when nothing is under way."""
+        self.send(time.monotonic_ns())
+
+    def send(self, began: int) -> None:
+        """Write the request; its times count from `began`."""
         self._reset()
-        self.began = time.monotonic_ns()
+        self.began = began
         if self._transport is not None:
             self._tally.sent += 1
             self._transport.write(self._request)
@@ -146,6 +170,10 @@ class Connection(asyncio.Protocol):
             if tally.open:
                 tally.delay.append(now - int(stamp[1]))
         self._text = text[end:]
+        if seen and self._pace_ns:
+            if tally.open and self._last_chunk:
+                tally.jitter.append(abs(now - self._last_chunk - self._pace_ns))
+            self._last_chunk = now
         if seen and self._seen == 0:
             tally.streams_begun += 1
             if tally.open:
@@ -159,4 +187,23 @@ class Connection(asyncio.Protocol):
         if tally.open:
             tally.requests += 1
             tally.latency.append(now - self.began)
-        self._send()
+        self.ready()
+
+
+class Leaver(Connection):
+    """A connection that is closed by the client, in the middle of a stream, as soon as the first chunk is there."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, tally: Tally, exchange: Exchange) -> None:
+        super().__init__(tally, exchange)
+        self.left = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._seen:
+            self.close()
+
+    def close(self) -> None:
+        super().close()
+        self.left.set()

@@ -25,11 +25,13 @@ _STREAM_END = framed(LAST_EVENTS) + b"0\r\n\r\n"
 class EngineProtocol(asyncio.Protocol):
     """One connection. Requests come one after the other, as HTTP/1.1 clients without pipelining send them."""
 
-    __slots__ = ("_buffer", "_left", "_loop", "_pace_s", "_timer", "_transport", "_write")
+    __slots__ = ("_buffer", "_due", "_left", "_loop", "_pace_s", "_timer", "_transport", "_write")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._due = 0
+        """How long the request is that is coming in, once its head is there."""
         self._timer: asyncio.TimerHandle | None = None
         self._left = 0
         self._pace_s = 0.0
@@ -45,16 +47,19 @@ class EngineProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._buffer:
-            data = self._buffer + data
+            self._buffer += data
+            if len(self._buffer) < self._due:
+                return
+            data = bytes(self._buffer)
         head = data.find(b"\r\n\r\n")
-        if head < 0:
-            self._buffer = data
+        length = _LENGTH.search(data, 0, head) if head >= 0 else None
+        self._due = head + 4 + int(length[1]) if length is not None else 0
+        if head < 0 or len(data) < self._due:
+            if not self._buffer:
+                self._buffer += data
             return
-        length = _LENGTH.search(data, 0, head)
-        if length is not None and len(data) < head + 4 + int(length[1]):
-            self._buffer = data
-            return
-        self._buffer = b""
+        self._buffer.clear()
+        self._due = 0
         self.answer(data)
 
     def answer(self, request: bytes) -> None:

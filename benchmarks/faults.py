@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .answers import ENGINE_MODEL, MODEL
-from .figures import figure
+from .figures import figure, quantiles
 from .leaving import delays_ms
-from .load import percentiles
 from .processes import Child, cores, first_answer, module
 
 RATIO, RESERVE = 0.2, 10
@@ -136,8 +135,8 @@ def measure_refusals(load: Child, good: Child, bad: Child, size: Size) -> list[d
 
 def _answers(state: str, connections: int, windows: list[dict[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {"state": state, "connections": connections}
-    for p in ("p50", "p95"):
-        row[f"latency_{p}"] = figure([w["latency_us"][p] for w in windows], "us")
+    for p in (50, 95):
+        row[f"latency_p{p}"] = figure([w["latency_us"][p] for w in windows], "us")
     row["rate"] = figure([w["requests"] / w["seconds"] for w in windows], "requests/s")
     row["cpu"] = figure([w["cpu_s"] * 1e6 / w["requests"] for w in windows], "us/request")
     if state == "breaker open":
@@ -167,7 +166,7 @@ def measure_storm(load: Child, engine: Child, size: Size) -> list[dict[str, Any]
                 "bound": bound,
                 "calls_per_request": float(f"{made / requests:.4g}"),
                 "holds": made <= bound,
-                "latency_p50": figure([found["latency_us"]["p50"]], "us"),
+                "latency_p50": figure([found["latency_us"][50]], "us"),
             }
         )
     return rows
@@ -183,9 +182,9 @@ def measure_leaving(engine: Child, size: Size) -> list[dict[str, Any]]:
     ask(engine, silent=False)
     rows = []
     for when, rounds in found.items():
-        at = [percentiles(round(delay * 1000) for delay in delays) for delays in rounds]  # it divides by 1000
+        at = [quantiles(round(delay * 1000) for delay in delays) for delays in rounds]  # it divides by 1000
         row: dict[str, Any] = {"when": when, "streams": sum(map(len, rounds))}
-        row |= {p: figure([one[p] for one in at if one], "ms") for p in ("p50", "p95")}
+        row |= {f"p{p}": figure([one[p] for one in at if one], "ms") for p in (50, 95)}
         rows.append({**row, "max": figure([max(delays) for delays in rounds], "ms")})
     return rows
 
@@ -210,7 +209,7 @@ def measure_hedging(load: Child, first: Child, second: Child, size: Size) -> lis
 def _first_tokens(share: float, hedge: str, windows: list[dict[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {"slow_share": share, "hedge": hedge}
     row["streams"] = sum(w["requests"] for w in windows)
-    for p in ("p50", "p95", "p99"):
-        row[p] = figure([w["first_token_us"][p] / 1000 for w in windows], "ms")
+    for p in (50, 95, 99):
+        row[f"p{p}"] = figure([w["first_token_us"][p] / 1000 for w in windows], "ms")
     row["extra_calls"] = figure([(w["calls"] / w["sent"] - 1) * 100 for w in windows], "%")
     return row

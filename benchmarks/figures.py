@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,6 +47,20 @@ def _round(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+def quantiles(times_ns: Iterable[int]) -> list[float] | None:
+    """Return the 0th to the 100th percentile in microseconds; None when there is nothing to tell."""
+    ordered = sorted(times_ns)
+    if not ordered:
+        return None
+    last = len(ordered) - 1
+    return [ordered[round(last * p / 100)] / 1000 for p in range(101)]
+
+
+def median_quantiles(windows: Sequence[Sequence[float]]) -> list[float]:
+    """Return of each quantile the median over the windows."""
+    return [_round(statistics.median(values)) for values in zip(*windows, strict=True)]
+
+
 def assemble(
     name: str, revision: str, method: Mapping[str, Any], extra_versions: Mapping[str, str], **content: Any
 ) -> dict[str, Any]:
@@ -66,6 +80,12 @@ def save(result: Mapping[str, Any], folder: Path) -> None:
     """Write a result to `<folder>/<name>.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{result['name']}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def results_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the results of a folder by name."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {name: result for name, result in found.items() if result.get("name") == name}
 
 
 def versions() -> dict[str, str]:

@@ -1,11 +1,11 @@
-"""The tables of `gate_simulation`."""
+"""The tables of `gate_simulation` and `ollama_gate`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from .tables import number, spread, table
+from .tables import measured_on, number, spread, table
 
 COLUMNS = {
     "swaps": "swaps",
@@ -79,3 +79,20 @@ def _aims(result: Mapping[str, Any]) -> str:
         where = ", ".join(f"{pattern} ({count})" for pattern, count in missed.items())
         rows.append([AIMS[row["aim"]], f"{row['met']} of {row['runs']}", where])
     return table(("aim", "met in runs", "not in (seeds)"), rows)
+
+
+def ollama_gate(result: Mapping[str, Any]) -> str:
+    """Return the table of `ollama_gate`."""
+    columns = ("wait_mean", "wait_p95", "wait_max", "wall")
+    rows = [
+        [
+            str(row["models"]),
+            row["way"],
+            str(row["requests"]),
+            f"{row['loads']['median']:g}",
+            *[spread(row[name]) for name in columns],
+        ]
+        for row in result["runs"]
+    ]
+    head = ("models", "requests go", "requests", "loads", "mean wait s", "p95 s", "longest s", "wall s")
+    return "\n\n".join([measured_on(result), table(head, rows)])

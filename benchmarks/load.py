@@ -1,8 +1,9 @@
 """The load generator, a process of its own: `python -m benchmarks.load`.
 
-Each line of its standard input is a job, each line of its standard output what came of it, both JSON. A closed loop:
-every connection sends its next request when it has the answer to the last one. CPU time of the processes under test is
-read at the window's first and last moment, so that it belongs to the answers counted.
+Each line of its standard input is a job, each line of its standard output what came of it, both JSON. By default a
+closed loop: every connection sends its next request when it has the answer to the last one; with a `rate` an open one
+(`schedule.py`). CPU time of the processes under test is read at the window's first and last moment, so that it belongs
+to the answers counted.
 """
 
 from __future__ import annotations
@@ -12,15 +13,20 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+from .answers import chat_body, chat_body_of
 from .child import new_loop, say
-from .client import Connection, Tally
+from .client import Connection, Exchange, Leaver, Tally
+from .figures import quantiles
+from .schedule import PacedConnection, Schedule, Sender, ticking
 from .usage import cpu_s, machine_busy_s, rss_bytes, tree
 
 OPEN_TIMEOUT_S = 20.0
 PATIENCE_S = 10.0
+DRAIN_S = 2.0
+"""How long an open loop waits for answers when everything is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +42,18 @@ class Job:
     chunks: int = 0
     """0: plain answers."""
     pace_ms: int = 0
+    body_bytes: int = 0
+    """How large a plain request is at least."""
     hold: bool = False
     """The window opens once all streams have begun and ends before they do: what a running stream costs."""
+    rate: float = 0.0
+    """Over 0: an open loop with so many requests a second."""
+    leave: int = 0
+    """Over 0: so many streams, each left by its client at the first chunk; `connections` of them at a time."""
     warmup_s: float = 0.3
     seconds: float = 1.0
+    requests: int = 0
+    """Over 0: the window ends with so many answers, at the latest after `seconds`."""
     status: int = 200
     """What every answer must say."""
     holding: str = ""
@@ -47,30 +61,137 @@ class Job:
     least: int = 10
     """How many answers or chunks the window must see: on a starved machine it lasts longer, up to `PATIENCE_S`."""
 
+    def exchange(self) -> Exchange:
+        """Return what each connection asks and how it is to be answered."""
+        body = chat_body(self.chunks, self.pace_ms) if self.chunks else chat_body_of(self.body_bytes)
+        return Exchange(
+            port=self.port,
+            body=body,
+            chunks=self.chunks,
+            pace_ms=self.pace_ms,
+            status=self.status,
+            holding=self.holding,
+        )
+
+
+@dataclass(slots=True)
+class Meter:
+    """What processes use between two moments."""
+
+    job: Job
+    pids: list[int] = field(default_factory=list)
+    _began: float = 0.0
+    _before: tuple[float, ...] = ()
+
+    def start(self) -> None:
+        self.pids = tree(self.job.pid)
+        self._began, self._before = time.monotonic(), self._read()
+
+    def read(self) -> dict[str, object]:
+        seconds = time.monotonic() - self._began
+        used = [after - before for before, after in zip(self._before, self._read(), strict=True)]
+        names = ("cpu_s", "machine_busy_s", "engine_cpu_s", "load_cpu_s")
+        return {"seconds": seconds, **dict(zip(names, used, strict=True)), "rss_bytes": rss_bytes(self.pids)}
+
+    def _read(self) -> tuple[float, ...]:
+        engine = [self.job.engine_pid] if self.job.engine_pid not in (0, self.job.pid) else []
+        return cpu_s(self.pids), machine_busy_s(), cpu_s(engine), time.process_time()
+
 
 async def run_job(job: Job) -> dict[str, object]:
     """Make the load of one window and return what was measured."""
-    tally = Tally()
+    tally, meter = Tally(), Meter(job)
     connections: list[Connection] = []
     try:
-        await _connect(job, tally, connections)
-        open_s = await _all_begun(tally, job.connections) if job.hold else 0.0
-        await asyncio.sleep(job.warmup_s)
-        return {"open_s": open_s, **await _window(job, tally), "sent": tally.sent}
+        if job.leave:
+            found = await _leaving(job, tally, meter)
+        elif job.rate:
+            found = await _open_loop(job, tally, meter, connections)
+        else:
+            found = await _closed_loop(job, tally, meter, connections)
+        return {**found, **_seen(tally)}
     finally:
         for connection in connections:
             connection.close()
         await asyncio.sleep(0)
 
 
-async def _connect(job: Job, tally: Tally, connections: list[Connection]) -> None:
-    loop = asyncio.get_running_loop()
+def _seen(tally: Tally) -> dict[str, object]:
+    return {
+        "requests": tally.requests,
+        "chunks": tally.chunks,
+        "streams": tally.streams_begun,
+        "sent": tally.sent,
+        "latency_us": quantiles(tally.latency),
+        "first_token_us": quantiles(tally.first_token),
+        "delay_us": quantiles(tally.delay),
+        "jitter_us": quantiles(tally.jitter),
+        "errors": tally.errors[:3],
+    }
+
+
+async def _connect(job: Job, connections: list[Connection], make: Callable[[Exchange], Connection]) -> None:
+    loop, exchange = asyncio.get_running_loop(), job.exchange()
     for _ in range(job.connections):
-        connection = Connection(tally, job.chunks, job.pace_ms, job.port, status=job.status, holding=job.holding)
+        connection = make(exchange)
         connections.append(connection)
         await loop.create_connection(lambda made=connection: made, "127.0.0.1", job.port)
         if job.pace_ms:  # spread over the pace, so that the streams do not all speak at once
             await asyncio.sleep(job.pace_ms / 1000 / job.connections)
+
+
+async def _closed_loop(job: Job, tally: Tally, meter: Meter, connections: list[Connection]) -> dict[str, object]:
+    await _connect(job, connections, lambda exchange: Connection(tally, exchange))
+    open_s = await _all_begun(tally, job.connections) if job.hold else 0.0
+    await asyncio.sleep(job.warmup_s)
+    meter.start()
+    tally.open = True
+    if job.requests:
+        await _until(lambda: tally.requests >= job.requests or bool(tally.errors), job.seconds)
+    else:
+        await asyncio.sleep(job.seconds)
+        await _until(lambda: max(tally.requests, tally.chunks) >= job.least or bool(tally.errors), PATIENCE_S)
+    tally.open = False
+    return {"open_s": open_s, **meter.read()}
+
+
+async def _open_loop(job: Job, tally: Tally, meter: Meter, connections: list[Connection]) -> dict[str, object]:
+    begin_ns = time.monotonic_ns() + 50_000_000
+    counts_from_ns = begin_ns + round(job.warmup_s * 1e9)
+    schedule = Schedule(rate=job.rate, begin_ns=begin_ns, count=round(job.rate * (job.warmup_s + job.seconds)))
+    sender = Sender(tally, schedule, counts_from_ns=counts_from_ns)
+    await _connect(job, connections, lambda exchange: PacedConnection(tally, exchange, sender))
+    with ticking(sender.tick, from_ns=begin_ns, every_ns=max(20_000, round(1e9 / job.rate))):
+        await asyncio.sleep(max(0.0, counts_from_ns - time.monotonic_ns()) / 1e9)
+        meter.start()
+        await _until(lambda: schedule.is_over or bool(tally.errors), job.seconds + PATIENCE_S)
+        seen_in_time = {"answered_in_time": tally.requests, "behind": sender.behind}
+        used = meter.read()
+        await _until(lambda: not sender.behind or bool(tally.errors), DRAIN_S)
+    unfinished = sender.give_up(time.monotonic_ns())
+    lateness = quantiles(sender.lateness)
+    return {**used, **seen_in_time, "unfinished": unfinished, "lateness_us": lateness}
+
+
+async def _leaving(job: Job, tally: Tally, meter: Meter) -> dict[str, object]:
+    loop, exchange, left = asyncio.get_running_loop(), job.exchange(), 0
+    meter.start()
+
+    async def one_after_the_other() -> None:
+        nonlocal left
+        while left < job.leave and not tally.errors:
+            left += 1
+            leaver = Leaver(tally, exchange)
+            await loop.create_connection(lambda made=leaver: made, "127.0.0.1", job.port)
+            await leaver.left.wait()
+
+    try:
+        async with asyncio.timeout(job.seconds), asyncio.TaskGroup() as group:
+            for _ in range(job.connections):
+                group.create_task(one_after_the_other())
+    except TimeoutError:
+        tally.errors.append(f"{left} of {job.leave} clients came to their first chunk within {job.seconds:g} s")
+    return meter.read()
 
 
 async def _all_begun(tally: Tally, streams: int) -> float:
@@ -86,42 +207,6 @@ async def _until(true: Callable[[], bool], timeout_s: float) -> None:
         if true():
             return
         await asyncio.sleep(0.01)
-
-
-async def _window(job: Job, tally: Tally) -> dict[str, object]:
-    pids = tree(job.pid)
-    engine = [job.engine_pid] if job.engine_pid not in (0, job.pid) else []
-    began, cpu, busy = time.monotonic(), cpu_s(pids), machine_busy_s()
-    own, engine_cpu = time.process_time(), cpu_s(engine)
-    tally.open = True
-    await asyncio.sleep(job.seconds)
-    await _until(lambda: max(tally.requests, tally.chunks) >= job.least or bool(tally.errors), PATIENCE_S)
-    tally.open = False
-    seconds, cpu, busy = time.monotonic() - began, cpu_s(pids) - cpu, machine_busy_s() - busy
-    return {
-        "seconds": seconds,
-        "requests": tally.requests,
-        "chunks": tally.chunks,
-        "streams": tally.streams_begun,
-        "cpu_s": cpu,
-        "engine_cpu_s": cpu_s(engine) - engine_cpu,
-        "load_cpu_s": time.process_time() - own,
-        "machine_busy_s": busy,
-        "rss_bytes": rss_bytes(pids),
-        "latency_us": percentiles(tally.latency),
-        "first_token_us": percentiles(tally.first_token),
-        "chunk_delay_us": percentiles(tally.delay),
-        "errors": tally.errors[:3],
-    }
-
-
-def percentiles(times_ns: Iterable[int]) -> dict[str, float] | None:
-    """Return p50, p95 and p99 in microseconds; None when there is nothing to tell."""
-    ordered = sorted(times_ns)
-    if not ordered:
-        return None
-    last = len(ordered) - 1
-    return {f"p{p}": ordered[round(last * p / 100)] / 1000 for p in (50, 95, 99)}
 
 
 def main() -> None:

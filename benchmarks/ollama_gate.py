@@ -28,7 +28,7 @@ from smartrouter_asgi.backends.ollama import UNLOAD_SETTLE_S, OllamaBackend
 from smartrouter_asgi.testing.ollama import GIB, SimulatedModel, SimulatedOllama
 from smartrouter_asgi.vram.policy import GatePolicy
 
-from . import report
+from . import gate_report
 from .figures import RESULTS, assemble, commit, figure, save
 
 LOAD_S = 6.0
@@ -217,7 +217,7 @@ def main() -> None:
     }
     result = assemble("ollama_gate", revision, method, {}, runs=rows)
     save(result, arguments.out)
-    print(report.ollama_gate(result))
+    print(gate_report.ollama_gate(result))
 
 
 if __name__ == "__main__":

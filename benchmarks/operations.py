@@ -10,14 +10,14 @@ from smartrouter_asgi.wire.call import parse_call
 from smartrouter_asgi.wire.errors import error_headers, openai_envelope
 from smartrouter_asgi.wire.openai import OpenAIStreamCodec, read_plain
 
-from .answers import ANSWER, ENGINE_MODEL, ROLE_EVENT, chat_body, stamped_event
+from .answers import ANSWER, ENGINE_MODEL, ROLE_EVENT, chat_body_of, stamped_event
 
 
 def operations() -> dict[str, Callable[[], object]]:
     """Return the operations by the name to show."""
     found: dict[str, Callable[[], object]] = {}
     for label, size in (("1 KB", 1_000), ("10 KB", 10_000), ("200 KB", 200_000)):
-        body = chat_body(padding=max(0, size - len(chat_body())))
+        body = chat_body_of(size)
         call = parse_call("chat", body)
         found[f"parse_call, {label}"] = lambda body=body: parse_call("chat", body)
         found[f"with_model, {label}"] = lambda call=call: call.with_model(ENGINE_MODEL)

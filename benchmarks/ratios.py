@@ -1,78 +1,68 @@
-"""What one variant costs against another, made inside each round and then summed up; with the aims they are held to."""
+"""What one variant costs against another, made inside each round and then summed up."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .figures import figure
+from .scenarios import Seen
+from .windows import Window
 
-Windows = dict[str, dict[str, list[dict[str, Any]]]]
-
-CPU_AIM = 2.5
-ADDED_AIM = 1.25
-
-
-def ratios(windows: Windows) -> list[dict[str, Any]]:
-    """Return every comparison that the variants measured allow."""
-    found = [
-        _cpu(windows, "plain_32", "requests", "router", "hello", aim=CPU_AIM),
-        _cpu(windows, "plain_32", "requests", "router", "proxy"),
-        _cpu(windows, "plain_32", "requests", "router_log", "router"),
-        _cpu(windows, "plain_32", "requests", "router", "nginx"),
-        _cpu(windows, "burst", "chunks", "router", "proxy"),
-        _cpu(windows, "paced", "chunks", "router", "hello"),
-        _cpu(windows, "paced", "chunks", "router", "proxy"),
-        _added(windows, "plain_1", "latency_us", "nginx", aim=ADDED_AIM),
-        _added(windows, "plain_1", "latency_us", "proxy"),
-        _added(windows, "first_token", "first_token_us", "nginx"),
-        _delay(windows, "nginx"),
-        _delay(windows, "proxy"),
-    ]
-    return [row for row in found if row is not None]
+Measure = Callable[[Window, Window | None], float]
+"""Reads a window; the second one is that of the direct way in the same round."""
+Asked = tuple[str, str, str, Measure, tuple[str, ...]]
+"""A comparison: scenario, kind, what it is in words, measure, bases."""
 
 
-def _cpu(
-    windows: Windows, scenario: str, per: str, variant: str, base: str, *, aim: float | None = None
+def cpu_per(events: str) -> Measure:
+    """CPU time for each request or chunk."""
+    return lambda window, floor: window["cpu_s"] / max(1, window[events])
+
+
+def rate_of(events: str) -> Measure:
+    """Requests or chunks a second."""
+    return lambda window, floor: window[events] / window["seconds"]
+
+
+def median_of(series: str) -> Measure:
+    """The median of a series as it is."""
+    return lambda window, floor: window[f"{series}_us"][50]
+
+
+def added(series: str) -> Measure:
+    """The median of a series over that of the direct way."""
+    return lambda window, floor: window[f"{series}_us"][50] - (floor[f"{series}_us"][50] if floor else 0.0)
+
+
+def ratio(
+    seen: Seen, scenario: str, what: str, measure: Measure, variant: str, base: str, *, kind: str
 ) -> dict[str, Any] | None:
-    """CPU time for each request or chunk, against another variant's."""
-    both = _pairs(windows[scenario], variant, base)
-    values = [(w["cpu_s"] / w[per]) / (b["cpu_s"] / b[per]) for w, b in both if w[per] and b[per] and b["cpu_s"] > 0]
-    return _row(f"CPU per {per.removesuffix('s')}, {variant} / {base}", scenario, values, aim)
-
-
-def _added(
-    windows: Windows, scenario: str, field: str, base: str, *, aim: float | None = None
-) -> dict[str, Any] | None:
-    """Median time added on top of the direct way, against what another variant adds."""
-    values = []
-    for (mine, theirs), direct in zip(
-        _pairs(windows[scenario], "router", base), windows[scenario]["direct"], strict=False
-    ):
-        floor = direct[field]["p50"]
-        added, base_added = mine[field]["p50"] - floor, theirs[field]["p50"] - floor
-        if added > 0 and base_added > 0:
-            values.append(added / base_added)
-    what = {"latency_us": "latency", "first_token_us": "first-token time"}[field]
-    return _row(f"added {what} p50, router / {base}", scenario, values, aim)
-
-
-def _delay(windows: Windows, base: str) -> dict[str, Any] | None:
-    """Median time from engine to client of a paced chunk; as it is, for the direct way is no floor of it (README)."""
-    both = _pairs(windows["paced"], "router", base)
-    values = [w["chunk_delay_us"]["p50"] / b["chunk_delay_us"]["p50"] for w, b in both]
-    return _row(f"chunk delay p50, router / {base}", "paced", values, None)
-
-
-def _pairs(
-    variants: dict[str, list[dict[str, Any]]], variant: str, base: str
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    return list(zip(variants.get(variant, []), variants.get(base, []), strict=False))
-
-
-def _row(name: str, scenario: str, values: list[float], aim: float | None) -> dict[str, Any] | None:
+    """Compare two variants; None when one of them was not measured, or added nothing that could be compared."""
+    variants = seen[scenario]
+    mine, theirs = variants.get(variant, []), variants.get(base, [])
+    floors: list[Window | None] = list(variants.get("direct", [])) or [None] * len(mine)
+    pairs = [(measure(m, f), measure(t, f)) for m, t, f in zip(mine, theirs, floors, strict=False)]
+    values = [m / t for m, t in pairs if m > 0 and t > 0]
     if not values:
         return None
-    row = {"name": name, "scenario": scenario, **figure(values, "x")}
-    if aim is not None:
-        row |= {"aim": aim, "met": row["median"] <= aim}
-    return row
+    return {
+        "id": f"{kind}_{scenario}_{variant}_{base}",
+        "name": f"{what}, {variant} / {base}",
+        "scenario": scenario,
+        "variant": variant,
+        "base": base,
+        **figure(values, "x"),
+    }
+
+
+def ratios(seen: Seen, asked: Sequence[Asked], variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Return every comparison that was asked for and that the variants measured allow."""
+    rows = [
+        ratio(seen, scenario, what, measure, variant, base, kind=kind)
+        for scenario, kind, what, measure, bases in asked
+        for base in bases
+        for variant in variants
+        if variant != base
+    ]
+    return [row for row in rows if row is not None]

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import report
+from . import resilience_report
 from .child import new_loop
 from .faults import (
     FIRST_TOKEN_S,
@@ -116,7 +116,7 @@ def main() -> None:
         size = replace(size, rounds=min(max(arguments.rounds, 1), 20))
     result = measure(size, arguments.quick)
     save(result, arguments.out)
-    print(report.resilience(result))
+    print(resilience_report.resilience(result))
     if not all(row["holds"] for row in result["storm"]):
         sys.exit("the storm has outgrown its retry budget")
 

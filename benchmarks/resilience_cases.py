@@ -13,7 +13,7 @@ import anyio
 
 from smartrouter_asgi._watch import run_watched
 from smartrouter_asgi.deployment import Deployment
-from smartrouter_asgi.exceptions import FailureKind
+from smartrouter_asgi.exceptions import AttemptRecord, FailureKind
 from smartrouter_asgi.resilience import (
     BreakerBoard,
     BreakerPolicy,
@@ -164,13 +164,23 @@ async def _suspending(attempt: Attempt) -> None:
         attempt.entry.claim()
 
 
+class _Asked:
+    """A request whose attempts do as they are told."""
+
+    __slots__ = ("committed", "fingerprint", "make", "records")
+
+    def __init__(self, make: Callable[[Attempt], Awaitable[None]]) -> None:
+        self.committed, self.fingerprint, self.make = False, None, make
+        self.records: list[AttemptRecord] = []
+
+
 async def _attempt_loop(
     loop: AttemptLoop,
     candidates: tuple[Deployment, ...] = (FIRST,),
     operation: str = "chat",
     call: Callable[[Attempt], Awaitable[None]] = _at_once,
 ) -> None:
-    await loop.run(candidates, call, operation=operation, committed=lambda: False)
+    await loop.run(_Asked(call), candidates, operation=operation)
 
 
 async def _app(state: RequestState, ended: asyncio.Event) -> None:

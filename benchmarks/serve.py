@@ -1,4 +1,4 @@
-"""The servers under test, each one uvicorn worker: `python -m benchmarks.serve hello|proxy|router [ENGINE_PORT]`.
+"""The servers under test, each one uvicorn worker: `python -m benchmarks.serve APP ENGINE_PORT`, an app of `apps`.
 
 `python -m benchmarks.serve configured JSON` is a router with the settings given.
 
@@ -26,11 +26,7 @@ def main() -> None:
     from . import apps
     from .child import parent_gone
 
-    if kind == "configured":
-        app = apps.configured(argument)
-    else:
-        makers = {"hello": apps.hello, "proxy": apps.proxy, "router": apps.router, "router_log": apps.router_log}
-        app = makers[kind](f"http://127.0.0.1:{argument}")
+    app = getattr(apps, kind)(argument if kind == "configured" else f"http://127.0.0.1:{argument}")
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="warning", access_log=False, backlog=2048, timeout_graceful_shutdown=1)
     )

@@ -1,79 +1,86 @@
-"""What a router costs before and beside its requests: memory, cold start, import."""
+"""How long does a start take? `python -m benchmarks.startup [--quick] [--rounds N] [--peers] [--out FOLDER]`.
+
+From the command to the first byte of the first answer, and the import alone: the run of a fresh interpreter minus a
+bare one's. Bytecode is cached.
+"""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
-from .figures import ROOT, figure
-from .processes import Child, cores, first_answer, module, pinned
-from .usage import rss_bytes, tree
+from . import memory_report
+from .figures import ROOT, assemble, commit, figure
+from .peers import litellm_binary, peer_versions
+from .processes import Child, cores, module, pinned
+from .progress import Progress
+from .question import Options, Question, ask
+from .served import served
+from .variants import started
+
+CODE = {
+    "python": "pass",
+    "import_package": "import smartrouter_asgi",
+    "import_router": "from smartrouter_asgi import SmartRouter, Settings",
+}
+Start = Callable[[Child], AbstractContextManager[Child]]
 
 
-def measure_memory(children: Mapping[str, Child], load: Child, *, streams: int, seconds: float = 0.5) -> dict[str, Any]:
-    """Measure resident memory, idle and with open slow streams, of processes that have just started."""
-    found: dict[str, Any] = {}
-    for variant, child in children.items():
-        if variant == "direct":
-            continue
-        load.tell({"port": child.port, "pid": child.pid, "connections": 1, "warmup_s": 0, "seconds": seconds})
-        load.hear(40)
-        idle = rss_bytes(tree(child.pid))
-        load.tell(
-            {
-                "port": child.port,
-                "pid": child.pid,
-                "connections": streams,
-                "chunks": 100,
-                "pace_ms": int(seconds * 1000),
-                "hold": True,
-                "warmup_s": 0,
-                "seconds": seconds,
-            }
-        )
-        held = load.hear(60)
-        found[variant] = {
-            "idle_mb": figure([idle / 1e6], "MB"),
-            "per_stream_kb": figure([max(0.0, float(str(held["rss_bytes"])) - idle) / streams / 1e3], "KB"),
-            "streams_open": held["streams"],
-            "streams_asked": streams,
-            "errors": held["errors"],
-        }
-    return found
-
-
-def measure_startup(engine_port: int, *, times: int) -> dict[str, Any]:
-    """Measure the time from command to first answer, and that of importing the package."""
-    tested, _ = cores()
-    commands = {
-        "python": "pass",
-        "import_package": "import smartrouter_asgi",
-        "import_router": "from smartrouter_asgi import SmartRouter, Settings",
+def measure(options: Options) -> dict[str, Any]:
+    """Measure and return the result."""
+    rounds, revision = options.rounds_or(5), commit()
+    tested, others = cores()
+    starts: dict[str, Start] = {
+        "hello": lambda engine: started("hello", engine),
+        "router": lambda engine: started("router", engine),
+        "serve": served,
     }
-    cold: dict[str, list[float]] = {"hello": [], "router": []}
-    imported: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(times):
-        for kind, seconds in cold.items():
-            began = time.perf_counter()
-            with module("serve", kind, str(engine_port), core=tested) as child:
-                first_answer(child.port)
-                seconds.append(time.perf_counter() - began)
-        for name, code in commands.items():
-            imported[name].append(_run(code, tested))
-    bare = min(imported["python"])
-    return {
-        **{f"first_answer_{kind}": figure([s * 1e3 for s in seconds], "ms") for kind, seconds in cold.items()},
-        "python": figure([s * 1e3 for s in imported.pop("python")], "ms"),
-        **{name: figure([max(0.0, s - bare) * 1e3 for s in seconds], "ms") for name, seconds in imported.items()},
-    }
+    if options.peers and not options.quick and litellm_binary():
+        starts["litellm"] = lambda engine: started("litellm", engine)
+    answered: dict[str, list[float]] = {name: [] for name in starts}
+    ran: dict[str, list[float]] = {name: [] for name in CODE}
+    progress = Progress(QUESTION.name, rounds * (len(starts) + len(CODE)))
+    with module("engine", core=others) as engine:
+        for number in range(rounds):
+            for name, start in starts.items():
+                if name == "litellm" and number >= 2:
+                    continue  # it takes as long as all others together
+                progress.step(f"round {number + 1} of {rounds}, {name}")
+                began = time.perf_counter()
+                with start(engine):
+                    answered[name].append((time.perf_counter() - began) * 1e3)
+            for name, code in CODE.items():
+                progress.step(f"round {number + 1} of {rounds}, {name}")
+                ran[name].append(_run_ms(code, tested))
+    progress.end()
+    figures = [{"what": f"first_answer_{name}", **figure(values, "ms")} for name, values in answered.items()]
+    bare = min(ran["python"])
+    for name, values in ran.items():
+        own = values if name == "python" else [max(0.0, value - bare) for value in values]
+        figures.append({"what": name, **figure(own, "ms")})
+    method = {"rounds": rounds, "quick": options.quick, "pinned": tested is not None}
+    return assemble(QUESTION.name, revision, method, peer_versions(starts), figures=figures)
 
 
-def _run(code: str, core: set[int] | None) -> float:
+def _run_ms(code: str, core: set[int] | None) -> float:
     began = time.perf_counter()
     with pinned(core):
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60, env={**os.environ})
-    return time.perf_counter() - began
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+    return (time.perf_counter() - began) * 1e3
+
+
+QUESTION = Question(
+    name="startup",
+    asks="how long a start takes",
+    takes_s=20,
+    measure=measure,
+    render=memory_report.startup,
+    peers=True,
+)
+
+if __name__ == "__main__":
+    ask(QUESTION)

@@ -1,4 +1,4 @@
-"""What does speaking Ollama's language cost? `python -m benchmarks.translation [--quick] [--out FOLDER]`.
+"""What does speaking Ollama's language cost? `python -m benchmarks.translation [--quick] [--rounds N] ...`.
 
 The same requests and answers through `OllamaBackend`, which translates, and `OpenAICompatBackend`, which passes
 bytes on: the part of each that is no I/O, in process. A request is `check` and `prepare`, for Ollama two translations;
@@ -8,11 +8,9 @@ thread.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 from smartrouter_asgi.backends.base import BackendSpec
@@ -22,11 +20,13 @@ from smartrouter_asgi.deployment import Deployment
 from smartrouter_asgi.transport.http import Transport
 from smartrouter_asgi.wire.call import parse_call
 
-from . import report
+from . import layer_report
 from .answers import ENGINE_MODEL, MODEL
-from .figures import RESULTS, assemble, commit, figure, save
+from .figures import assemble, commit, figure
 from .layers import time_operation
 from .processes import cores, pinned
+from .progress import Progress
+from .question import Options, Question, ask
 
 CHUNKS = 200
 NATIVE, PASSED = "ollama", "openai"
@@ -147,42 +147,37 @@ def _stream(backend: HTTPBackend, reads: list[bytes]) -> Callable[[], object]:
     return run
 
 
-def measure(rounds: int, seconds: float) -> list[dict[str, Any]]:
+def measure(options: Options) -> dict[str, Any]:
     """Measure both ways one right after the other, round by round; the difference is made inside each round."""
-    cases = operations()
-    spent: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in ways} for name, ways in cases.items()}
-    for _ in range(rounds):
-        for name, ways in cases.items():
-            for kind, (operation, units) in ways.items():
-                spent[name][kind].append(time_operation(operation, seconds) / units)
-        gc.collect()
-    return [
-        {
-            "name": name,
-            NATIVE: figure(ways[NATIVE], "us"),
-            PASSED: figure(ways[PASSED], "us"),
-            "added": figure([a - b for a, b in zip(ways[NATIVE], ways[PASSED], strict=True)], "us"),
-        }
-        for name, ways in spent.items()
-    ]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="what translating for Ollama costs against passing bytes on")
-    parser.add_argument("--quick", action="store_true", help="seconds instead of half a minute: shows that it runs")
-    parser.add_argument("--rounds", type=int, default=0, help="how often each case is measured (1 to 50)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON")
-    arguments = parser.parse_args()
-    rounds = min(max(arguments.rounds or (2 if arguments.quick else 7), 1), 50)
-    seconds = 0.01 if arguments.quick else 0.2
-    revision = commit()
+    rounds, seconds, revision = options.rounds_or(7, quick=2), 0.01 if options.quick else 0.2, commit()
+    cases, spent = operations(), dict[str, dict[str, list[float]]]()
+    progress = Progress(QUESTION.name, rounds * len(cases))
     with pinned(cores()[0]):
-        rows = measure(rounds, seconds)
-    method = {"rounds": rounds, "seconds_per_case": seconds, "quick": arguments.quick, "chunks": CHUNKS}
-    result = assemble("translation", revision, method, {}, operations=rows)
-    save(result, arguments.out)
-    print(report.translation(result))
+        for number in range(rounds):
+            for name, ways in cases.items():
+                progress.step(f"round {number + 1} of {rounds}, {name}")
+                for kind, (operation, units) in ways.items():
+                    us = time_operation(operation, seconds) / units
+                    spent.setdefault(name, {}).setdefault(kind, []).append(us)
+            gc.collect()
+    progress.end()
+    method = {"rounds": rounds, "seconds_per_case": seconds, "quick": options.quick, "chunks": CHUNKS}
+    return assemble(QUESTION.name, revision, method, {}, operations=[_row(name, ways) for name, ways in spent.items()])
 
+
+def _row(name: str, ways: dict[str, list[float]]) -> dict[str, Any]:
+    added = [native - passed for native, passed in zip(ways[NATIVE], ways[PASSED], strict=True)]
+    found = {kind: figure(values, "us") for kind, values in ways.items()}
+    return {"name": name, **found, "added": figure(added, "us")}
+
+
+QUESTION = Question(
+    name="translation",
+    asks="what translating for Ollama costs against passing bytes on",
+    takes_s=20,
+    measure=measure,
+    render=layer_report.translation,
+)
 
 if __name__ == "__main__":
-    main()
+    ask(QUESTION)
