@@ -14,6 +14,7 @@ from ..transport.direct.dial import dial
 from ..transport.direct.head import Origin, render_head
 from ..transport.direct.parser import AnswerParser
 from ..transport.direct.tls import default_context
+from .plan import Dialect
 
 CONNECT_TIMEOUT_S = 10.0
 IDLE_S = 3.0
@@ -32,6 +33,7 @@ class Target:
     headers: Sequence[tuple[bytes, bytes]]
     model: str
     """The name by which this side knows the model."""
+    dialect: Dialect = "openai"
     secret: str = ""
     """The key among the headers; it shows in no message."""
 

@@ -21,7 +21,7 @@ NAME = "engine"
 """The backend's name, in messages and in the router's configuration."""
 LIST_WITHIN_S = 15.0
 
-OLLAMA_PATH = "/v1/chat/completions"
+OLLAMA_PATH = "/api/chat"
 PATH = "/chat/completions"
 
 
@@ -79,7 +79,7 @@ def routed_target(base_url: str, model: str, key: str = "") -> Target:
     headers = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
     if key:
         headers.append((b"authorization", b"Bearer " + key.encode()))
-    return Target(url=root_of(base_url) + OLLAMA_PATH, headers=headers, model=model, secret=key)
+    return Target(url=f"{root_of(base_url)}/v1{PATH}", headers=headers, model=model, secret=key)
 
 
 async def _choose(backend: HTTPBackend) -> tuple[str, str]:
@@ -101,7 +101,16 @@ def _chats(info: ModelInfo) -> bool:
 
 
 def _direct(backend: HTTPBackend, model: str, key: str) -> Target:
-    """Return how a client without the router asks it: Ollama at its OpenAI-compatible API."""
-    path = OLLAMA_PATH if isinstance(backend, OllamaBackend) else PATH
-    request = backend.request("POST", path, secret=key or None)
-    return Target(url=request.url, headers=list(request.headers), model=model, secret=key)
+    """Return how the engine is asked without the router: in the language that the router speaks to it.
+
+    So the engine does the same work either way; Ollama's OpenAI-compatible API would be another one.
+    """
+    native = isinstance(backend, OllamaBackend)
+    request = backend.request("POST", OLLAMA_PATH if native else PATH, secret=key or None)
+    return Target(
+        url=request.url,
+        headers=request.headers,
+        model=model,
+        dialect="ollama" if native else "openai",
+        secret=key,
+    )

@@ -10,6 +10,8 @@ from random import Random
 from typing import Any, Literal, TypeAlias
 
 Side: TypeAlias = Literal["direct", "routed"]
+Dialect: TypeAlias = Literal["openai", "ollama"]
+"""The language of a request: OpenAI's, or Ollama's own."""
 
 SIDES: tuple[Side, Side] = ("direct", "routed")
 
@@ -65,15 +67,17 @@ def schedule(plan: Plan) -> Iterator[Round]:
         yield Round(number=number, order=(first, _other(first)), marks=(_marks(random, plan), _marks(random, plan)))
 
 
-def request_body(plan: Plan, model: str, mark: str) -> bytes:
+def request_body(plan: Plan, model: str, mark: str, dialect: Dialect = "openai") -> bytes:
     """Return the body of one request. The mark comes first, so that an engine's prompt cache cannot know the rest."""
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": f"[{mark}] {plan.prompt}"}],
         "stream": True,
-        "stream_options": {"include_usage": True},
-        "max_tokens": plan.max_tokens,
     }
+    if dialect == "ollama":
+        body["options"] = {"num_predict": plan.max_tokens}
+    else:
+        body |= {"stream_options": {"include_usage": True}, "max_tokens": plan.max_tokens}
     return json.dumps(body, separators=(",", ":")).encode()
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from ..exceptions import FramingError
-from ..transport.framing import SSESplitter, sse_data
+from ..transport.framing import LineSplitter, SSESplitter, sse_data
 from ..wire.decoding import JSON_ERRORS, decode_json
-from .client import Answer
+from .client import Answer, Target
 
 SHOWN = 200
 """Characters of an engine's own words that are shown."""
 
 _SPOKEN = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
 """Members of a delta that are the model's output."""
+_SPOKEN_BY_OLLAMA = ("content", "thinking", "tool_calls")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,59 +48,94 @@ def failed(reason: str, secret: str = "") -> Sample:
     return Sample(failure=shown if len(shown) <= SHOWN else shown[: SHOWN - 1] + "…")
 
 
-def read(answer: Answer, secret: str = "") -> Sample:
+def read(answer: Answer, target: Target) -> Sample:
     """Return what an answer amounts to; one that is no whole stream with content is a failure and says why."""
     if answer.status != 200:
-        return failed(f"status {answer.status}: {_words(answer.body)}", secret)
-    splitter, at, tokens, ended = SSESplitter(), list[float](), None, False
+        return failed(f"status {answer.status}: {_words(answer.body)}", target.secret)
     try:
-        for when, part in answer.parts:
-            for event in splitter.feed(part):
-                data, _, error = sse_data(event)
-                if error is not None:
-                    return failed(f"error in the stream: {_text(error)}", secret)
-                if data is None or ended:
-                    continue
-                if data.strip() == b"[DONE]":
-                    ended = True
-                    continue
-                chunk = decode_json(data)
-                if not isinstance(chunk, dict):
-                    return failed("an event that is no JSON object", secret)
-                if chunk.get("error"):
-                    return failed(f"error in the stream: {_message(chunk)}", secret)
-                tokens = _tokens(chunk, tokens)
-                if _speaks(chunk):
-                    at.append(when)
-    except FramingError as exc:
-        return failed(str(exc), secret)
+        heard = (_ollama if target.dialect == "ollama" else _openai)(answer)
+    except (_ToldError, FramingError) as exc:
+        return failed(str(exc), target.secret)
     except JSON_ERRORS:
-        return failed("an event that is no JSON", secret)
-    if not ended:
-        return failed("the stream ended without [DONE]: " + (_words(answer.body) if not at else "cut off"), secret)
+        return failed("an event that is no JSON", target.secret)
+    at = heard.at
+    if not heard.ended:
+        return failed(f"the stream ended too early: {'cut off' if at else _words(answer.body)}", target.secret)
     if not at:
-        return failed("an answer without content", secret)
+        return failed("an answer without content", target.secret)
     return Sample(
         ttft_s=at[0] - answer.sent_at,
         total_s=answer.ended_at - answer.sent_at,
         gaps_s=tuple(later - earlier for earlier, later in pairwise(at)),
         events=len(at),
-        tokens=tokens,
+        tokens=heard.tokens,
     )
 
 
-def _speaks(chunk: dict[str, Any]) -> bool:
-    for choice in chunk.get("choices") or ():
-        delta = choice.get("delta") if isinstance(choice, dict) else None
-        if isinstance(delta, dict) and any(delta.get(name) for name in _SPOKEN):
-            return True
-    return False
+class _ToldError(Exception):
+    """The stream itself says that it failed."""
 
 
-def _tokens(chunk: dict[str, Any], known: int | None) -> int | None:
-    usage = chunk.get("usage")
-    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return count if isinstance(count, int) and count > 0 else known
+@dataclass(slots=True)
+class _Heard:
+    """What of a stream was understood."""
+
+    at: list[float] = field(default_factory=list)
+    """When events with content came."""
+    tokens: int | None = None
+    ended: bool = False
+
+
+def _openai(answer: Answer) -> _Heard:
+    splitter, heard = SSESplitter(), _Heard()
+    for when, part in answer.parts:
+        for event in splitter.feed(part):
+            data, _, error = sse_data(event)
+            if error is not None:
+                raise _ToldError(f"error in the stream: {_text(error)}")
+            if data is None or heard.ended:
+                continue
+            if data.strip() == b"[DONE]":
+                heard.ended = True
+                continue
+            chunk = _object(data)
+            heard.tokens = _count(chunk.get("usage"), "completion_tokens") or heard.tokens
+            choices = chunk.get("choices") or ()
+            if any(_speaks(choice.get("delta"), _SPOKEN) for choice in choices if isinstance(choice, dict)):
+                heard.at.append(when)
+    return heard
+
+
+def _ollama(answer: Answer) -> _Heard:
+    splitter, heard = LineSplitter(), _Heard()
+    for when, part in answer.parts:
+        for line in splitter.feed(part):
+            told = _object(line)
+            if _speaks(told.get("message"), _SPOKEN_BY_OLLAMA):
+                heard.at.append(when)
+            if told.get("done"):
+                heard.ended = True
+                heard.tokens = _count(told, "eval_count")
+    return heard
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """Decode an event. Raises `JSON_ERRORS` and `_ToldError`."""
+    told = decode_json(data)
+    if not isinstance(told, dict):
+        raise _ToldError("an event that is no JSON object")
+    if told.get("error"):
+        raise _ToldError(f"error in the stream: {_message(told)}")
+    return told
+
+
+def _speaks(said: Any, names: tuple[str, ...]) -> bool:
+    return isinstance(said, dict) and any(said.get(name) for name in names)
+
+
+def _count(told: Any, name: str) -> int | None:
+    count = told.get(name) if isinstance(told, dict) else None
+    return count if isinstance(count, int) and count > 0 else None
 
 
 def _words(body: bytes) -> str:

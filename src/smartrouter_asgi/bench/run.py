@@ -75,7 +75,7 @@ async def measure(
 
 
 async def _turn(plan: Plan, turn: Round, place: int, target: Target, lines: Sequence[Line]) -> Turn:
-    bodies = [request_body(plan, target.model, mark) for mark in turn.marks[place]]
+    bodies = [request_body(plan, target.model, mark, target.dialect) for mark in turn.marks[place]]
     began = time.perf_counter()
     samples = await asyncio.gather(
         *(_one(line, body, target, plan.timeout_s) for line, body in zip(lines, bodies, strict=True))
@@ -91,7 +91,7 @@ async def _turn(plan: Plan, turn: Round, place: int, target: Target, lines: Sequ
 
 async def _one(line: Line, body: bytes, target: Target, timeout_s: float) -> Sample:
     try:
-        return read(await line.ask(body, timeout_s=timeout_s), target.secret)
+        return read(await line.ask(body, timeout_s=timeout_s), target)
     except TimeoutError:
         return failed(f"no end within {timeout_s:g} s")
     except (CutOffError, AttemptError) as exc:

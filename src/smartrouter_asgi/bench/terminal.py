@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from textwrap import wrap
 
 from .words import DIFFERENCES, Result, headline, interval, method, rows, verdict
+
+WIDTH = 100
+"""Of the sentences."""
 
 
 def lines(result: Result) -> Iterator[tuple[str, str]]:
@@ -24,7 +28,8 @@ def lines(result: Result) -> Iterator[tuple[str, str]]:
     yield "", ""
     yield headline(result), "bold"
     for sentence in method(result):
-        yield f"  {sentence}", "dim"
+        for line in wrap(sentence, WIDTH, initial_indent="- ", subsequent_indent="  "):
+            yield line, "dim"
     for failure in result["failures"]:
         yield f"failed, {failure['side']}: {failure['count']} x {failure['reason']}", "red"
 

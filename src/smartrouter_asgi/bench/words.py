@@ -9,11 +9,6 @@ from .statistics import FEWEST
 
 Result = Mapping[str, Any]
 
-OLLAMA = (
-    "direct is Ollama's own OpenAI-compatible API, what a client without a router uses; the router speaks Ollama's "
-    "native API and translates: the difference holds both"
-)
-
 DIFFERENCES = (
     ("ttft_p50_ms", "time to first token, median"),
     ("ttft_p95_ms", "time to first token, p95"),
@@ -99,7 +94,10 @@ def method(result: Result) -> list[str]:
     else:
         told.append("The router was one that ran already, with whatever settings and other work it had.")
     if result["engine"]["type"] == "ollama":
-        told.append(f"{OLLAMA[0].upper()}{OLLAMA[1:]}.")
+        told.append(
+            "Direct is Ollama's native API, which the router speaks to it too: the engine does the same work either "
+            "way, and translating to OpenAI's API and back is in the difference."
+        )
     return told
 
 

@@ -101,7 +101,7 @@ async def _measure(bench: Bench) -> None:
     async with AsyncExitStack() as stack:
         try:
             if options.routed_url is None:
-                bench.router = {"own": True, "url": None, "transport": options.transport}
+                bench.router = {"own": True, "url": None, "transport": _transport(options.transport)}
                 url = await stack.enter_async_context(
                     serving(engine, transport=options.transport, timeout_s=bench.plan.timeout_s, key=key)
                 )
@@ -123,6 +123,13 @@ async def _measure(bench: Bench) -> None:
                 )
             except WarmUpError as exc:
                 raise CommandError(f"the warm-up failed, so nothing was measured: {exc}", exit_code=FAILED) from None
+
+
+def _transport(name: str) -> str:
+    """Say what a transport stands for."""
+    from ..transport.choice import AUTO
+
+    return f"{name} ({AUTO})" if name == "auto" else name
 
 
 def _announce(bench: Bench, engine: Engine, routed: Target) -> None:
