@@ -17,14 +17,16 @@ def _cache_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def transport_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def transport_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Have the routers of a test speak through `TEST_TRANSPORT=direct` or `httpx`, else their own choice.
 
-    A package whose tests are to hold for both gives each of them this fixture with a parameter.
+    A package whose tests are to hold for both gives each of them this fixture with a parameter. Routers in processes
+    of their own have to be told: it returns the name.
     """
     name = getattr(request, "param", None) or os.environ.get("TEST_TRANSPORT")
     if name:
         monkeypatch.setattr(choice, "AUTO", name)
+    return choice.AUTO
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from .harness.engines import good
 from .harness.routers import chat
 from .harness.servers import RawServer, serve
 from .harness.sockets import raw_request
+from .harness.transports import on_both_transports
 
 
 def model(name: str, gib: int, **fields: Any) -> SimulatedModel:
@@ -156,6 +157,7 @@ async def test_a_client_that_leaves_the_queue_causes_no_load():
         assert loaded(engine) == {"a"}
 
 
+@on_both_transports
 async def test_row_65_the_lease_of_a_client_that_left_drains_for_the_grace():
     """Ollama cannot say that it is idle: the lease is held until `release_grace`, then memory may be used."""
     async with rig(models=[model("a", 14, answer_tokens=500), model("b", 14)], vram={"release_grace": "600ms"}) as (
@@ -176,6 +178,7 @@ async def test_row_65_the_lease_of_a_client_that_left_drains_for_the_grace():
         assert time.monotonic() - left_at >= 0.6
 
 
+@on_both_transports
 async def test_row_63_out_of_memory_at_load_is_503_and_leaves_the_breaker_alone():
     """The engine's own words become `vram_exhausted`; the next request tries again."""
     async with rig() as (engine, router, url, client):

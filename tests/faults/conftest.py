@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
-BOTH = frozenset({"test_cancellation", "test_connections", "test_disconnect", "test_framing", "test_streams"})
-"""What is shown of the upstream side here must hold whichever transport is chosen."""
+from ..harness.transports import TRANSPORTS
+
+ROW = re.compile(r"test_row_(\d+)_")
+ONCE = frozenset({*range(29, 35), *range(47, 56), 57})
+"""Rows of which no transport hears: breakers, and what clients send that is refused before an engine is asked."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the files that look at an upstream's faults once with each transport."""
-    if metafunc.module.__name__.rpartition(".")[2] in BOTH and "TEST_TRANSPORT" not in os.environ:
-        metafunc.parametrize("transport_name", ["httpx", "direct"], indirect=True)
+    """Run everything here once with each transport, whatever is shown of an engine must hold for both."""
+    row = ROW.match(metafunc.function.__name__)
+    once = int(row[1]) in ONCE if row else metafunc.module.__name__.endswith(".test_matrix")
+    if not once and "TEST_TRANSPORT" not in os.environ:
+        metafunc.parametrize("transport_name", TRANSPORTS, indirect=True)

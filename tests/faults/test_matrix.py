@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from .conftest import ONCE
+
 HERE = Path(__file__).parent
 TESTS = HERE.parent
 ROWS = range(1, 73)
 LINE = re.compile(r"^\| (\d+) \| (.+) \| (.*) \|$", re.MULTILINE)
+MARKED = re.compile(r"^@on_both_transports\nasync def test_row_(\d+)_", re.MULTILINE)
 TEST = re.compile(r"def test_row_(\d+)_(?:and_(\d+)_)?")
 
 
@@ -27,6 +30,17 @@ def rows_shown() -> dict[int, set[str]]:
             for number in filter(None, numbers):
                 found.setdefault(int(number), set()).add(file.relative_to(TESTS).as_posix())
     return found
+
+
+BELOW_NO_ENGINE = ONCE | {36, 40, *range(59, 65), 66}
+"""An SDK, the gate's line, signals, workers, drivers and clocks, beside what the transports never hear of."""
+
+
+def test_what_engines_do_is_shown_over_both_transports():
+    """By a test of this folder, or one that is marked so."""
+    marked = {int(row) for file in TESTS.rglob("test_*.py") for row in MARKED.findall(file.read_text())}
+    here = {row for row, files in rows_shown().items() if any(file.startswith("faults/") for file in files)}
+    assert set(ROWS) - BELOW_NO_ENGINE <= here | marked
 
 
 def test_every_row_is_shown_or_says_why_not():

@@ -77,7 +77,7 @@ async def test_row_68_an_engine_that_is_silent_besides_is_cut_off_all_the_same()
             assert gateway.breaker("b1", "stream") == "open"
 
 
-async def test_row_67_a_stopped_process_wakes_up_without_a_storm(tmp_path: Path):
+async def test_row_67_a_stopped_process_wakes_up_without_a_storm(tmp_path: Path, transport_name: str):
     """Its streams go on, its breakers are closed, and it asks its engines no more than it would have."""
     async with RawServer(Steady()) as engine:
         file = tmp_path / "router.yaml"
@@ -85,6 +85,7 @@ async def test_row_67_a_stopped_process_wakes_up_without_a_storm(tmp_path: Path)
             "backends": {"b1": {"type": "openai", "url": f"{engine.base_url}/v1"}},
             "models": [{"name": "chat", "deployments": [{"backend": "b1", "model": "engine-model"}]}],
             "discovery": {"ttl": "200ms"},
+            "transport": transport_name,
             "resilience": {"timeouts": SHORT, "retry": {"enabled": False}, "circuit_breaker": TOUCHY},
         }
         file.write_text(json.dumps(settings))
@@ -95,7 +96,8 @@ async def test_row_67_a_stopped_process_wakes_up_without_a_storm(tmp_path: Path)
                     asyncio.create_task(client.post(f"{served.url}/v1/chat/completions", json=chat(stream=True)))
                     for _ in range(8)
                 ]
-                await engine.seen(before + 8)
+                async with asyncio.timeout(10):
+                    await engine.seen(before + 8)
                 served.process.send_signal(signal.SIGSTOP)
                 await asyncio.sleep(STALL_S)
                 served.process.send_signal(signal.SIGCONT)

@@ -20,6 +20,7 @@ from ..harness.residents import SleepingVLLM
 from ..harness.routers import chat
 from ..harness.servers import Exchange, RawServer
 from ..harness.sockets import raw_request
+from ..harness.transports import on_both_transports
 from ..harness.waiting import until
 from ..test_llama_cpp_backend import LlamaRouter, slots
 from .rigs import TIME_SCALE, Rig, model, rig_over, served_by
@@ -85,6 +86,7 @@ async def stolen(*, cloud: bool) -> AsyncIterator[tuple[Card, SleepingVLLM, Rig]
             yield card, engine, rig
 
 
+@on_both_transports
 async def test_row_63_memory_stolen_between_check_and_load_is_503_and_measured_anew():
     """The driver was read at the start; then a game took the memory. The engine's own word is not held against it."""
     async with stolen(cloud=False) as (card, engine, rig):
@@ -106,6 +108,7 @@ async def test_row_63_memory_stolen_between_check_and_load_is_503_and_measured_a
         assert engine.log == ["wake", "wake", "chat"]
 
 
+@on_both_transports
 async def test_row_63_a_load_that_finds_no_memory_falls_back_to_the_next_deployment():
     async with stolen(cloud=True) as (card, engine, rig):
         await rig.router.gate.reconcile()
@@ -120,6 +123,7 @@ async def test_row_63_a_load_that_finds_no_memory_falls_back_to_the_next_deploym
         assert engine.log == ["wake", "wake", "chat"]
 
 
+@on_both_transports
 async def test_row_63_memory_that_runs_out_at_work_is_503_and_the_engine_is_asked_what_is_left():
     """Ollama drops its runners then: the next request loads the model anew, and no breaker has opened."""
     async with ollama_rig(vram={"monitor_interval": "10s"}) as (ollama, rig):
@@ -176,6 +180,7 @@ async def leave_a_stream(engine: BusyLlama, rig: Rig) -> None:
     await until(lambda: rig.holding("local/a").draining)
 
 
+@on_both_transports
 async def test_row_65_an_engine_that_goes_on_after_our_close_keeps_its_memory_until_it_shows_idle():
     """Nobody gets in over it; as soon as its slots are idle the next one does, long before the grace is over."""
     engine = BusyLlama()
@@ -190,6 +195,7 @@ async def test_row_65_an_engine_that_goes_on_after_our_close_keeps_its_memory_un
         assert engine.log[-3:] == ["unload a", "load b", "chat b"]
 
 
+@on_both_transports
 async def test_row_65_an_engine_that_never_shows_idle_keeps_it_for_the_grace():
     engine = BusyLlama()
     async with llama_rig(engine, release_grace="500ms") as rig:
