@@ -52,31 +52,116 @@ def assert_figure(row: dict[str, Any], *, positive: bool = True) -> None:
         assert row["median"] > 0, row
 
 
+def assert_loaded(found: dict[str, Any]) -> None:
+    """What was measured with load says what it left out and how many windows were void."""
+    assert found["voided"]["of"] > 0
+    assert found["voided"]["windows"] <= 3 + 0.05 * found["voided"]["of"]
+    assert found["method"]["left_out"] == {}
+    assert found["noise"]["unit"] == "cores"
+    for row in found.get("quantiles", []):
+        assert len(row["values"]) == 101
+        if not row["metric"].startswith("added"):
+            assert row["values"] == sorted(row["values"])
+
+
+def seen_in(found: dict[str, Any]) -> set[tuple[str, str, str]]:
+    for row in found["figures"]:
+        assert_figure(row, positive=not row["metric"].startswith(("added", "busy", "rig")))
+    return {(f["scenario"], f["variant"], f["metric"]) for f in found["figures"]}
+
+
 def test_overhead(tmp_path: Path):
     printed = run("overhead", "--quick", "--out", str(tmp_path))
     found = result(tmp_path, "overhead")
-    assert found["method"]["skipped"].keys() == {"nginx", "proxy", "router_log"}
-    seen = {(f["scenario"], f["variant"], f["metric"]) for f in found["figures"]}
+    assert_loaded(found)
+    assert found["method"]["variants"].keys() == {"direct", "hello", "router"}
+    seen = seen_in(found)
     for variant in ("direct", "hello", "router"):
-        for metric in ("cpu", "rate", "latency_p50", "latency_p99"):
-            assert ("plain_1", variant, metric) in seen
-            assert ("plain_32", variant, metric) in seen
-        assert ("first_token", variant, "first_token_p50") in seen
-        assert {("burst", variant, "cpu"), ("paced", variant, "cpu"), ("paced", variant, "delay_p95")} <= seen
-    for row in found["figures"]:
-        assert_figure(row, positive=not row["metric"].startswith("added"))
-    names = {row["name"]: row for row in found["ratios"]}
-    assert names["CPU per request, router / hello"]["aim"] == 2.5
+        for metric in ("cpu", "rate", "busy", "rig_busy", "latency_p50", "latency_p99"):
+            assert {("plain_1", variant, metric), ("plain_32", variant, metric)} <= seen
+    assert {(q["variant"], q["metric"]) for q in found["quantiles"]} >= {("router", "added_latency")}
+    names = {row["id"]: row for row in found["ratios"]}
+    assert {"cpu_plain_32_router_hello", "rate_plain_32_router_hello"} <= names.keys()
     for row in found["ratios"]:
         assert_figure(row)
-    for memory in found["memory"].values():
-        assert_figure(memory["idle_mb"])
-        assert_figure(memory["per_stream_kb"], positive=False)
-        assert memory["streams_open"] == memory["streams_asked"]
-    for row in found["startup"].values():
-        assert_figure(row, positive=False)
-    assert found["startup"]["first_answer_router"]["median"] > 0
-    assert "aim (performance issue)" in printed
+    assert "router / hello" in printed
+
+
+def test_streaming(tmp_path: Path):
+    run("streaming", "--quick", "--out", str(tmp_path))
+    found = result(tmp_path, "streaming")
+    assert_loaded(found)
+    seen = seen_in(found)
+    for variant in ("direct", "hello", "router"):
+        assert ("first_token", variant, "first_token_p50") in seen
+        assert {("burst", variant, "cpu"), ("paced", variant, "cpu"), ("paced", variant, "delay_p95")} <= seen
+        assert ("paced", variant, "jitter_p95") in seen
+    assert "cpu_paced_router_hello" in {row["id"] for row in found["ratios"]}
+
+
+def test_scale(tmp_path: Path):
+    run("scale", "--quick", "--out", str(tmp_path))
+    found = result(tmp_path, "scale")
+    assert_loaded(found)
+    rows = {(f["scenario"], f["variant"], f["workers"], f["connections"], f["metric"]) for f in found["figures"]}
+    assert {("plain", "router", 1, n, "rate") for n in (1, 32)} <= rows
+    assert {("first_token", "router", 1, n, "first_token_p50") for n in (1, 8)} <= rows
+    assert {("plain", "serve", n, 8, "cpu") for n in (1, 2)} <= rows
+    assert "core(s)" in found["method"]["note"]
+
+
+def test_open_loop(tmp_path: Path):
+    run("open_loop", "--quick", "--out", str(tmp_path))
+    found = result(tmp_path, "open_loop")
+    assert_loaded(found)
+    assert {(p["variant"], p["rate"]) for p in found["points"]} >= {(v, 50) for v in ("direct", "hello", "router")}
+    for point in found["points"]:
+        for name in ("done", "latency_p50", "latency_p95", "latency_p99"):
+            assert_figure(point[name])
+        assert isinstance(point["saturated"], bool)
+    assert len(found["quantiles"]) == len(found["points"])
+
+
+def test_memory(tmp_path: Path):
+    run("memory", "--quick", "--out", str(tmp_path))
+    found = result(tmp_path, "memory")
+    assert_loaded(found)
+    rows = {(row["variant"], row["metric"]): row for row in found["figures"]}
+    assert_figure(rows["router", "idle"])
+    assert rows["router", "per_stream"]["streams_open"] == rows["router", "per_stream"]["streams_asked"] == 8
+    assert [(s["variant"], s["kind"]) for s in found["series"]] == [("router", "requests"), ("router", "disconnects")]
+    for series in found["series"]:
+        counts = [point["count"] for point in series["points"]]
+        assert counts == sorted(counts)
+        assert all(point["rss_mb"] > 10 for point in series["points"])
+    assert found["series"][0]["points"][-1]["count"] >= 400
+    assert found["series"][1]["points"][-1]["count"] == 40
+
+
+def test_startup(tmp_path: Path):
+    run("startup", "--quick", "--out", str(tmp_path))
+    found = result(tmp_path, "startup")
+    rows = {row["what"]: row for row in found["figures"]}
+    for what in ("first_answer_hello", "first_answer_router", "first_answer_serve", "import_router", "python"):
+        assert_figure(rows[what])
+
+
+def test_body_size(tmp_path: Path):
+    run("body_size", "--quick", "--out", str(tmp_path))
+    found = result(tmp_path, "body_size")
+    assert_loaded(found)
+    rows = {(row["variant"], row["body_bytes"], row["metric"]): row for row in found["figures"]}
+    for size in (1_000, 100_000, 1_000_000):
+        assert_figure(rows["router", size, "cpu"])
+    assert_figure(rows["router", 1_000_000, "added_cpu"])
+
+
+def test_gate_operations(tmp_path: Path):
+    run("gate_operations", "--quick", "--out", str(tmp_path))
+    found = result(tmp_path, "gate_operations")
+    for row in found["operations"]:
+        assert_figure(row)
+    assert {row["name"].partition(":")[0] for row in found["operations"]} == {"gate", "scheduler", "eviction", "ledger"}
 
 
 def test_layers_and_report(tmp_path: Path):
@@ -87,16 +172,45 @@ def test_layers_and_report(tmp_path: Path):
     for row in found["layers"]:
         assert_figure(row, positive=row["minus"] is None or row["name"].startswith("whole"))
     assert {"parse_call, 200 KB", "read_plain, 600 bytes"} <= {row["name"] for row in found["operations"]}
-    for row in found["operations"]:
+    for row in (*found["operations"], *found["depth"], *found["stack"]):
         assert_figure(row)
+    depths = {(row["kind"], row["layers"]) for row in found["depth"]}
+    assert {n for kind, n in depths if kind == "pass-through"} == set(range(9))
+    assert ("BaseHTTPMiddleware", 1) in depths
+    assert [row["off"] for row in found["stack"]][:2] == [[], ["envelope"]]
 
-    readme = tmp_path / "README.md"
+    readme, top = tmp_path / "README.md", tmp_path / "top.md"
     shutil.copy(ROOT / "benchmarks" / "README.md", readme)
-    run("report", "--results", str(tmp_path), "--readme", str(readme))
+    shutil.copy(ROOT / "README.md", top)
+    report(tmp_path, readme, top)
     text = readme.read_text()
     assert text.count("<!-- results: begin -->") == text.count("<!-- results: end -->") == 1
     assert "whole router, plain" in text
+    assert "not measured" in text, "the aims whose figures are missing"
     assert text.startswith("# Benchmarks")
+    assert "Not measured yet" in top.read_text()
+
+
+def report(folder: Path, readme: Path, top: Path) -> None:
+    run("report", "--results", str(folder), "--readme", str(readme), "--top-readme", str(top))
+
+
+def reported(folder: Path) -> str:
+    """What the report makes of a folder's results."""
+    readme, top = folder / "README.md", folder / "top.md"
+    readme.write_text("<!-- results: begin --><!-- results: end -->")
+    top.write_text("<!-- bench: begin --><!-- bench: end -->")
+    report(folder, readme, top)
+    return readme.read_text()
+
+
+def test_all_questions_by_one_command(tmp_path: Path):
+    """Those that were asked for; the aims come with them."""
+    printed = run("__main__", "--quick", "--only", "translation", "gate_operations", "--out", str(tmp_path))
+    assert {path.stem for path in tmp_path.glob("*.json")} == {"translation", "gate_operations", "aims"}
+    assert "2 of 2 questions" in printed
+    assert "not measured" in printed
+    assert {row["verdict"] for row in json.loads((tmp_path / "aims.json").read_text())["aims"]} == {"not measured"}
 
 
 def test_translation(tmp_path: Path):
@@ -110,10 +224,7 @@ def test_translation(tmp_path: Path):
         assert_figure(row["openai"])
         assert_figure(row["added"], positive=False)
     assert "translation adds" in printed
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- results: begin --><!-- results: end -->")
-    run("report", "--results", str(tmp_path), "--readme", str(readme))
-    assert "### Translation" in readme.read_text()
+    assert "### Translation" in reported(tmp_path)
 
 
 def test_resilience(tmp_path: Path):
@@ -150,10 +261,7 @@ def test_resilience(tmp_path: Path):
         assert_figure(row, positive=row["minus"] is None)
     assert len(found["aims"]) == 6
     assert "client gone to upstream closed" in printed
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- results: begin --><!-- results: end -->")
-    run("report", "--results", str(tmp_path), "--readme", str(readme))
-    assert "### What faults cost" in readme.read_text()
+    assert "### What faults cost" in reported(tmp_path)
 
 
 def test_ollama_gate(tmp_path: Path):
@@ -171,7 +279,4 @@ def test_ollama_gate(tmp_path: Path):
     for straight, gated in zip(found["runs"][::2], found["runs"][1::2], strict=True):
         assert gated["loads"]["median"] <= straight["loads"]["median"]
     assert "through the gate" in printed
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- results: begin --><!-- results: end -->")
-    run("report", "--results", str(tmp_path), "--readme", str(readme))
-    assert "### What the gate saves" in readme.read_text()
+    assert "### What the gate saves" in reported(tmp_path)
