@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from . import assembly, policies
-from ._asgi import BodyLimits, route_path
+from ._asgi import BodyLimits, route_path, with_body
 from .backends.base import Backend, Undecided
 from .config import Settings, load_settings
 from .deployment import Deployment
@@ -45,7 +45,7 @@ from .routing.balancing import LoadTracker
 from .routing.discovery import Discovery
 from .routing.latency import FirstTokenTimes
 from .settling import Settling
-from .state import SCOPE_KEY
+from .state import SCOPE_KEY, RequestState
 from .transport.choice import choose_transport
 from .types import ASGIApp, Receive, Scope, Send
 
@@ -135,6 +135,7 @@ class SmartRouter:
         self._drain = Drain()
         self._in_lifespan = False
         self._told_about_lifespan = False
+        self._body = BodyLimits(max_bytes=settings.server.max_body_bytes)
         self._inference = self._build_stack()
         self._endpoints = self._build_endpoints()
         self._app = ErrorEnvelopeMiddleware(self._route, observer=self._observer)
@@ -207,17 +208,19 @@ class SmartRouter:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send inference to the layers by one dict lookup, everything else through Starlette."""
-        if scope["method"] == "POST" and route_path(scope) in INFERENCE_PATHS:
-            state = scope[SCOPE_KEY]
-            self._drain.enter(state)
-            try:
-                if not self._in_lifespan:
-                    self._tell_about_lifespan()
-                await self._inference(scope, receive, send)
-            finally:
-                self._drain.leave(state)
-        else:
+        operation = INFERENCE_PATHS.get(route_path(scope)) if scope["method"] == "POST" else None
+        if operation is None:
             await self._endpoints(scope, receive, send)
+            return
+        state: RequestState = scope[SCOPE_KEY]
+        state.endpoint = operation
+        self._drain.enter(state)
+        try:
+            if not self._in_lifespan:
+                self._tell_about_lifespan()
+            await with_body(self._inference.resolved, scope, receive, send, state, self._body)
+        finally:
+            self._drain.leave(state)
 
     async def _warm_up(self) -> None:
         catalog = await self.discovery.refresh()
@@ -236,7 +239,7 @@ class SmartRouter:
                 "use smartrouter_asgi.install(app, path, router), or enter router.lifespan() in the host's lifespan"
             )
 
-    def _build_stack(self) -> ASGIApp:
+    def _build_stack(self) -> ModelResolutionMiddleware:
         """Put the four layers around each other; the gate is left out where nothing is gated."""
         settings = self.settings
         timeouts = policies.timeouts(settings)
@@ -264,7 +267,7 @@ class SmartRouter:
         return ModelResolutionMiddleware(
             app,
             catalog=self.discovery,
-            body=BodyLimits(max_bytes=settings.server.max_body_bytes),
+            body=self._body,
             random=random.random,
             load=self._tracker.load,
             check=self._check,

@@ -13,7 +13,7 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._asgi import BodyLimits, at_the_edge, route_path
-from ._scopes import cancel_scope
+from ._scopes import NativeScope, cancel_scope
 from .backends.base import Backend, Upstream
 from .deployment import Deployment
 from .events import Observer, StreamFinished
@@ -155,7 +155,7 @@ class _Relay:
     async def run(self) -> None:
         """Make the exchange; see `BackendDispatch`."""
         state = self._state
-        with cancel_scope() as scope:
+        with NativeScope() if getattr(self._backend, "cancels_natively", False) else cancel_scope() as scope:
             self._watchdog = watchdog = Watchdog(scope, total_at=state.commit_by)
             if self._call.stream:
                 self._attempt.watchdog = watchdog

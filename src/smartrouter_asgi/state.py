@@ -22,7 +22,6 @@ SCOPE_KEY = "smartrouter_asgi"
 """The only key the package ever sets in a scope."""
 
 
-
 class Work(Protocol):
     """What runs for a request, as those see it who may have to end it."""
 
@@ -109,5 +108,5 @@ class RequestState(msgspec.Struct, kw_only=True, eq=False):
 
 def find_state(scope: Scope) -> RequestState | None:
     """Return the state a layer outside of this one has made, if any."""
-    state = scope.get(SCOPE_KEY)
-    return state if isinstance(state, RequestState) else None
+    state: RequestState | None = scope.get(SCOPE_KEY)
+    return state

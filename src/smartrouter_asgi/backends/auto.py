@@ -47,6 +47,11 @@ class AutoBackend:
         return self._found.capabilities if self._found is not None else Capabilities()
 
     @property
+    def cancels_natively(self) -> bool:
+        """Whether a call may be cancelled in any way; not while it is still to be found out what the engine is."""
+        return bool(getattr(self._found, "cancels_natively", False))
+
+    @property
     def is_settled(self) -> bool:
         """Whether it is known what the engine is, and what it can do."""
         return self._found is not None and (not isinstance(self._found, Undecided) or self._found.is_settled)

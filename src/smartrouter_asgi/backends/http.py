@@ -85,6 +85,14 @@ class HTTPBackend(BaseBackend):
         self.credentials = credentials
 
     @property
+    def cancels_natively(self) -> bool:
+        """Whether a call may be cancelled in any way, not by anyio's scopes alone: its transport says so.
+
+        Where tokens come from nobody knows: perhaps over httpx.
+        """
+        return self._cancels_natively
+
+    @property
     def credentials(self) -> tuple[Credential, ...]:
         """Where the secrets of its requests come from: the spec's keys, or what was put here.
 
@@ -96,6 +104,8 @@ class HTTPBackend(BaseBackend):
     def credentials(self, sources: Credential | Sequence[Credential]) -> None:
         self._credentials = tuple(sources) if isinstance(sources, Sequence) else (sources,)
         self._pool = KeyPool(len(self._credentials))
+        fixed = all(isinstance(source, FixedKey) for source in self._credentials)
+        self._cancels_natively = fixed and bool(getattr(self._transport, "cancels_natively", False))
 
     def key_states(self) -> tuple[KeyState, ...]:
         """Return how each key is, in the order of the configuration; nothing in it is secret."""

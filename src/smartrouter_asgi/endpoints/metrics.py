@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..events import AdmissionWaited, AttemptFinished, Event, ModelSwapped, RequestFinished
-from .series import CounterSeries, HistogramSeries
+from .series import Buckets, Count, CounterSeries, HistogramSeries, Key
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -131,6 +131,8 @@ class Metrics:
         self._load_s = HistogramSeries(
             "smartrouter_vram_load_seconds", "Loads by the gate", bounds=_SECONDS, registry=registry
         )
+        self._of_request: dict[Key, tuple[Count, Buckets]] = {}
+        """The series of requests that have been seen, which need not be looked up one by one."""
         self.on_scrape: list[Callable[[Metrics], None]] = []
         """Called before each exposition, to set gauges from what is true now."""
 
@@ -139,7 +141,7 @@ class Metrics:
         if isinstance(event, RequestFinished):
             self._on_request(event)
         elif isinstance(event, AttemptFinished):
-            self._attempts.add((event.backend, event.operation, outcome_label(event.outcome)))
+            self._attempts.child((event.backend, event.operation, outcome_label(event.outcome))).value += 1
         elif isinstance(event, ModelSwapped):
             model = event.deployment.partition("/")[2]
             if event.action == "load":
@@ -151,15 +153,19 @@ class Metrics:
             self._waits.observe(event.seconds)
 
     def _on_request(self, event: RequestFinished) -> None:
-        endpoint, model, backend = event.endpoint, event.model, event.backend
-        self._requests.add((endpoint, model, backend, outcome_label(event.outcome)))
-        self._request_s.observe(event.duration_s, (endpoint,))
+        key = (event.endpoint, event.model, event.backend, outcome_label(event.outcome))
+        known = self._of_request.get(key)
+        if known is None:
+            known = self._of_request[key] = (self._requests.child(key), self._request_s.child(key[:1]))
+        count, seconds = known
+        count.value += 1
+        seconds.observe(event.duration_s)
         if event.first_token_s is not None:
-            self._first_token_s.observe(event.first_token_s, (backend,))
+            self._first_token_s.observe(event.first_token_s, (event.backend,))
         if event.prompt_tokens:
-            self._tokens.add((model, backend, "prompt"), event.prompt_tokens)
+            self._tokens.child((event.model, event.backend, "prompt")).value += event.prompt_tokens
         if event.completion_tokens:
-            self._tokens.add((model, backend, "completion"), event.completion_tokens)
+            self._tokens.child((event.model, event.backend, "completion")).value += event.completion_tokens
         if event.outcome == "client_disconnected":
             self._disconnects.add()
 

@@ -17,6 +17,15 @@ from prometheus_client.registry import Collector
 Key = tuple[str, ...]
 
 
+class Count:
+    """One number that only grows."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+
 class CounterSeries(Collector):
     """A counter by label values; one without labels is there from the start."""
 
@@ -24,13 +33,19 @@ class CounterSeries(Collector):
         self._name = name.removesuffix("_total")
         self._text = text
         self._labels = tuple(labels)
-        self._counts: dict[Key, float] = {} if labels else {(): 0.0}
+        self._counts: dict[Key, Count] = {} if labels else {(): Count()}
         registry.register(self)
 
+    def child(self, key: Key) -> Count:
+        """Return one count, for who has more to add; `key` holds the labels' values, in their order."""
+        count = self._counts.get(key)
+        if count is None:
+            count = self._counts[key] = Count()
+        return count
+
     def add(self, key: Key = (), amount: float = 1.0) -> None:
-        """Count; `key` holds the labels' values, in their order."""
-        counts = self._counts
-        counts[key] = counts.get(key, 0.0) + amount
+        """Count."""
+        self.child(key).value += amount
 
     def describe(self) -> Iterable[CounterMetricFamily]:
         """Return the family without samples."""
@@ -39,19 +54,25 @@ class CounterSeries(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Return the family as it is now."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for key, value in sorted(self._counts.items()):
-            family.add_metric(key, value)
+        for key in sorted(self._counts):
+            family.add_metric(key, self._counts[key].value)
         yield family
 
 
-class _Buckets:
+class Buckets:
     """The samples of one series: how many in each bucket, and their sum."""
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("_bounds", "counts", "total")
 
-    def __init__(self, size: int) -> None:
-        self.counts = [0] * size
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Take in a sample."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
 
 
 class HistogramSeries(Collector):
@@ -70,16 +91,21 @@ class HistogramSeries(Collector):
         self._text = text
         self._labels = tuple(labels)
         self._bounds = tuple(map(float, bounds))
-        self._series: dict[Key, _Buckets] = {}
+        self._series: dict[Key, Buckets] = {}
         if not labels:
-            self._new(())
+            self.child(())
         registry.register(self)
+
+    def child(self, key: Key) -> Buckets:
+        """Return one series, for who has more samples; `key` holds the labels' values, in their order."""
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = Buckets(self._bounds)
+        return series
 
     def observe(self, value: float, key: Key = ()) -> None:
         """Take in a sample."""
-        series = self._series.get(key) or self._new(key)
-        series.counts[bisect_left(self._bounds, value)] += 1
-        series.total += value
+        self.child(key).observe(value)
 
     def describe(self) -> Iterable[HistogramMetricFamily]:
         """Return the family without samples."""
@@ -89,10 +115,7 @@ class HistogramSeries(Collector):
         """Return the family as it is now."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         edges = [*map(str, self._bounds), "+Inf"]
-        for key, series in sorted(self._series.items()):
+        for key in sorted(self._series):
+            series = self._series[key]
             family.add_metric(key, list(zip(edges, accumulate(series.counts), strict=True)), series.total)
         yield family
-
-    def _new(self, key: Key) -> _Buckets:
-        series = self._series[key] = _Buckets(len(self._bounds) + 1)
-        return series

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import cast
 
 from .._asgi import BodyLimits, at_the_edge, route_path
 from ..deployment import Deployment
@@ -15,7 +16,7 @@ from ..routing.needs import Needs, needs
 from ..routing.plan import RoutePlan
 from ..routing.resolver import Load, not_found, resolve
 from ..routing.source import CatalogSource, FixedCatalog
-from ..state import RequestState, find_state
+from ..state import SCOPE_KEY, RequestState, find_state
 from ..types import ASGIApp, Operation, Random, Receive, Scope, Send
 from ..wire.call import OPERATION_PATHS, Call, parse_call
 
@@ -82,7 +83,12 @@ class ModelResolutionMiddleware:
             await at_the_edge(self, scope, receive, send, limits=self._body)
             return
         state.endpoint = operation
-        state.call = call = parse_call(operation, state.body)
+        await self.resolved(scope, receive, send)
+
+    async def resolved(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve an inference request whose state in the scope has a body, and an operation for `endpoint`."""
+        state: RequestState = scope[SCOPE_KEY]
+        state.call = call = parse_call(cast(Operation, state.endpoint), state.body or b"")
         affinity = _affinity_of(call, scope)
         plan = self._resolve(call, self._source.current(), affinity)
         if plan is None:
@@ -146,6 +152,12 @@ def able(plan: RoutePlan, call: Call, check: Callable[[Call, Deployment], None] 
     When none can, those take over that are named for such a refusal (a longer context, say); raises the first one's
     `RequestError` when there are none either.
     """
+    if len(plan.candidates) == 1 and not plan.alternatives:
+        only = plan.candidates[0]
+        if only.capabilities is None or not only.capabilities.is_limited:
+            if check is not None:
+                check(call, only)
+            return plan
     refusals: dict[Deployment, RequestError] = {}
     wanted: Needs | None = None
     for candidate in {*plan.candidates, *(d for others in plan.alternatives.values() for d in others)}:

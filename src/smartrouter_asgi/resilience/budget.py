@@ -17,7 +17,7 @@ class RetryBudget:
     deposits have not: `refill_per_s` is what a quiet router may do at least, not something that busy ones get on top.
     """
 
-    __slots__ = ("_ahead", "_earned_max", "_ratio", "_refill_per_s", "_reserve", "_seen", "_tokens")
+    __slots__ = ("_ahead", "_most", "_ratio", "_refill_per_s", "_reserve", "_seen", "_tokens")
 
     def __init__(
         self, *, ratio: float = 0.2, reserve: float = 10.0, refill_per_s: float = 1.0, earned_max: float = 100.0
@@ -27,7 +27,7 @@ class RetryBudget:
         self._ratio = ratio
         self._reserve = reserve
         self._refill_per_s = refill_per_s
-        self._earned_max = earned_max
+        self._most = reserve + earned_max
         self._tokens = reserve
         self._seen: float | None = None
         self._ahead = 0.0
@@ -40,9 +40,11 @@ class RetryBudget:
 
     def deposit(self, now: float) -> None:
         """Take note of one request; a client's own retry earns nothing and is not deposited."""
-        self._refill(now)
-        self._tokens = min(self._reserve + self._earned_max, self._tokens + self._ratio)
-        self._ahead = min(self._reserve, self._ahead + self._ratio)
+        if now != self._seen:
+            self._refill(now)
+        tokens, ahead = self._tokens + self._ratio, self._ahead + self._ratio
+        self._tokens = tokens if tokens < self._most else self._most
+        self._ahead = ahead if ahead < self._reserve else self._reserve
 
     def withdraw(self, now: float) -> bool:
         """Pay for one retry, or return False and take nothing."""
@@ -59,7 +61,7 @@ class RetryBudget:
         elif now > seen:
             self._seen = now
             due = (now - seen) * self._refill_per_s
-            earned = min(due, self._ahead)
+            earned = due if due < self._ahead else self._ahead
             self._ahead -= earned
             if self._tokens < self._reserve:
                 self._tokens = min(self._reserve, self._tokens + due - earned)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from ..deployment import Deployment, ModelInfo
 from .affinity import Affinity
+from .plan import RoutePlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,15 @@ class ModelGroup:
     info: ModelInfo | None = None
     """What the backend says of a discovered model."""
     discovered: bool = False
+    sole_plan: RoutePlan | None = field(init=False, compare=False, repr=False)
+    """Where every request for it goes; None where there is a choice."""
+
+    def __post_init__(self) -> None:
+        has_choice = len(self.deployments) != 1 or (
+            self.fallbacks or self.context_window_fallbacks or self.content_policy_fallbacks
+        )
+        plan = None if has_choice else RoutePlan(model=self.name, candidates=self.deployments)
+        object.__setattr__(self, "sole_plan", plan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

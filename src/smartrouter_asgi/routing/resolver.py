@@ -38,6 +38,8 @@ def resolve(
     group = catalog.find(name)
     if group is None:
         return None
+    if group.sole_plan is not None:
+        return group.sole_plan
     own = _ordered(group, random, load, affinity)
     if not (group.fallbacks or group.context_window_fallbacks or group.content_policy_fallbacks):
         return RoutePlan(model=group.name, candidates=tuple(own))

@@ -11,7 +11,8 @@ from .http import HTTPAnswer, HTTPRequest, Transport
 class DividedTransport:
     """Sends each request over `data`, or over the transport that `make_control` returns if it is a control call.
 
-    The second is made when it is first needed. See `Transport`.
+    The second is made when it is first needed. See `Transport`. `cancels_natively` is said of the requests of clients;
+    control calls are cancelled by anyio's scopes.
     """
 
     def __init__(self, data: Transport, make_control: Callable[[], Transport]) -> None:
@@ -19,6 +20,7 @@ class DividedTransport:
         self.control: Transport | None = None
         """None until the first control call."""
         self._make_control = make_control
+        self.cancels_natively = bool(getattr(data, "cancels_natively", False))
 
     def open(self, request: HTTPRequest) -> Coroutine[Any, Any, HTTPAnswer]:
         """Send a request and wait for the head of its answer; see `Transport.open`."""

@@ -43,7 +43,10 @@ class HTTPAnswer(Protocol):
 
 
 class Transport(Protocol):
-    """Opens requests. Calls must be cancelled by anyio scopes; a connection under way is then closed."""
+    """Opens requests. Calls are cancelled by anyio scopes; a connection under way is then closed.
+
+    One that has a true `cancels_natively` keeps in order whatever cancels it.
+    """
 
     async def open(self, request: HTTPRequest) -> HTTPAnswer:
         """Send a request and wait for the head of its answer.

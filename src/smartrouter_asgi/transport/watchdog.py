@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 
-import anyio
+from .._scopes import Scope
 
 STALLED_S = 0.25
 """A timer that fires so much too late says that the loop was blocked, or the process stopped."""
@@ -41,7 +41,7 @@ class Watchdog:
         "phase",
     )
 
-    def __init__(self, scope: anyio.CancelScope, *, total_at: float = math.inf) -> None:
+    def __init__(self, scope: Scope, *, total_at: float = math.inf) -> None:
         self._scope = scope
         self._loop = asyncio.get_running_loop()
         self._total_at = total_at

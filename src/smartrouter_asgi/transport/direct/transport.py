@@ -27,6 +27,8 @@ class DirectTransport:
     Whoever calls may be cancelled in any way. `tls` replaces the context that trusts the usual authorities.
     """
 
+    cancels_natively = True
+
     def __init__(self, *, connect_timeout_s: float = 5.0, tls: ssl.SSLContext | None = None) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls
