@@ -209,7 +209,10 @@ def verdicts(results: Mapping[str, Result]) -> list[dict[str, Any]]:
 def save_verdicts(results: Mapping[str, Result], folder: Path) -> list[dict[str, Any]]:
     """Write `aims.json` beside the results and return its rows."""
     rows = verdicts(results)
-    (folder / "aims.json").write_text(json.dumps({"name": "aims", "aims": rows}, indent=1) + "\n")
+    newest = max((row["measured_at"] for row in rows if "measured_at" in row), default=None)
+    (folder / "aims.json").write_text(
+        json.dumps({"name": "aims", "measured_at": newest, "aims": rows}, indent=1) + "\n"
+    )
     return rows
 
 

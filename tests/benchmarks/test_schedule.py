@@ -8,7 +8,6 @@ import time
 from typing import cast
 
 import pytest
-
 from benchmarks.client import Tally
 from benchmarks.schedule import PacedConnection, Schedule, Sender, ticking
 
