@@ -3,7 +3,9 @@
     python examples/06_respx_unit_test.py
 
 Upstream, `respx` plays the engine: hand the router an `httpx.AsyncClient` of your own, and what it sends is mocked like
-any other httpx call. Downstream, `httpx.ASGITransport` calls your app in the same process.
+any other httpx call. Where your app makes the router and leaves you no way to hand one in, say `ROUTER_TRANSPORT=httpx`
+in your tests (`transport: httpx` in a file). Without either, the router speaks over connections of its own, of which
+respx knows nothing. Downstream, `httpx.ASGITransport` calls your app in the same process.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from smartrouter_asgi import Settings, SmartRouter, install
 ENGINE = "http://engine.test/v1"
 
 
-def create_app(http_client: httpx.AsyncClient | None = None) -> FastAPI:
-    """Your app. Tests hand in a client; without one the router makes its own."""
+def create_app(http_client: httpx.AsyncClient | None = None, transport: str = "auto") -> FastAPI:
+    """Your app. Tests hand in a client, or name a transport; without either the router takes the quickest it has."""
     settings = Settings.model_validate(
         {
+            "transport": transport,
             "backends": {"engine": {"type": "openai", "base_url": ENGINE}},
             "models": [{"name": "chat", "deployments": [{"backend": "engine", "model": "llama-3.1-8b"}]}],
             "discovery": {"enabled": False},  # the names above are all there are: nothing else is asked
@@ -101,6 +104,19 @@ async def test_engine_that_stays_away_is_a_503_your_users_can_read() -> None:
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "no_backend"
     assert len(response.json()["error"]["attempts"]) == 4  # one, and three retries
+
+
+@respx.mock
+async def test_a_router_that_makes_its_own_client_is_mocked_by_the_name_of_its_transport() -> None:
+    engine = respx.post(f"{ENGINE}/chat/completions").respond(json=ANSWER)
+    app = create_app(transport="httpx")
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app.test") as client,
+    ):
+        response = await client.post("/llm/v1/chat/completions", json=REQUEST)
+    assert response.json() == ANSWER
+    assert engine.call_count == 1
 
 
 if __name__ == "__main__":  # under pytest they are collected like any others

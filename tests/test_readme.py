@@ -17,6 +17,9 @@ from smartrouter_asgi.config.environment import Environment
 from smartrouter_asgi.wire.verdicts import VALUES
 
 from . import readme_tables
+from .harness.engines import ANSWER, good
+from .harness.routers import chat
+from .harness.servers import RawServer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -85,6 +88,21 @@ def test_the_configuration_loads(tmp_path: Path):
     settings = load_settings(file=path, environ={"OPENROUTER_KEY": "x"})
     assert set(settings.backends) == {"local", "box2", "cloud"}
     assert yaml.safe_load(path.read_text())["aliases"] == dict(settings.aliases)
+
+
+async def test_a_client_that_is_handed_in_brings_its_proxy(monkeypatch: pytest.MonkeyPatch):
+    """Also for what the gateway asks for itself."""
+    monkeypatch.setenv("ROUTER_PROVIDER", "openai")
+    monkeypatch.setenv("ROUTER_OPENAI_BASE_URL", "http://engine.test/v1")
+    async with RawServer(good) as proxy:
+        code = block("python", "proxy.internal").replace("http://proxy.internal:3128", proxy.base_url)
+        exec(code, names := {})  # type: ignore[var-annotated]
+        transport = httpx.ASGITransport(names["router"])
+        async with httpx.AsyncClient(transport=transport, base_url="http://router", trust_env=False) as client:
+            assert (await client.post("/v1/chat/completions", json=chat("engine-model"))).json() == ANSWER
+        assert proxy.paths == ["http://engine.test/v1/models", "http://engine.test/v1/chat/completions"]
+        await names["router"].aclose()
+        await names["router"]._transport._client.aclose()
 
 
 def test_links_point_at_files():

@@ -149,6 +149,16 @@ async def test_05_custom_backend(example):
     assert streamed_text_of(streamed) == "one two three (3 words)"
 
 
+async def test_07_openai_sdk(example, monkeypatch):
+    """The SDK's stream comes over one connection of ours, with the key it was given."""
+    async with RawServer(good) as engine:
+        monkeypatch.setenv("ENGINE_URL", f"{engine.base_url}/v1")
+        monkeypatch.setenv("ENGINE_API_KEY", "its-key")
+        assert await example("07_openai_sdk").main() == "Hello"
+        assert (engine.paths, engine.connections) == (["/v1/chat/completions"], 1)
+        assert engine.exchanges[0].header("authorization") == "Bearer its-key"
+
+
 @pytest.mark.parametrize("name", [name for name in NUMBERED if name < "06"])
 def test_it_is_a_script(name, monkeypatch):
     """Run as a script, an example serves its app on loopback."""
