@@ -21,8 +21,8 @@ AUTO: Final[str] = "direct"
 CONTROL: Final[str] = "httpx"
 """What carries control calls beside `direct`: `httpx`, or `direct` for one pool of connections for everything.
 
-They are few, and a second client that reads more kinds of broken HTTP keeps lists and unloads going where the lane would
-refuse an engine. It costs a start some 60 ms and the process 6 MB; and they have to be cancelled by anyio's scopes.
+They are few, and a second client that reads more kinds of broken HTTP keeps lists and unloads going where the lane
+refuses an engine. It costs a start some 60 ms and the process 6 MB; and they have to be cancelled by anyio's scopes.
 """
 
 
