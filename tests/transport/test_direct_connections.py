@@ -14,6 +14,7 @@ from smartrouter_asgi.exceptions import AttemptError, FailureKind
 from smartrouter_asgi.transport.direct import dial, pool
 from smartrouter_asgi.transport.direct.connection import MAX_UNREAD_BYTES, WRITE_BYTES
 from smartrouter_asgi.transport.direct.exchange import PARTS_ONE_BY_ONE
+from smartrouter_asgi.transport.direct.parser import MAX_HEAD_BYTES
 from smartrouter_asgi.transport.direct.transport import DirectTransport
 
 from ..harness.loops import on_both_loops
@@ -42,13 +43,14 @@ async def test_a_connection_is_used_again():
         HELLO,
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx: y\r\n\r\n",
         b"HTTP/1.1 500 No\r\ncontent-length: 5\r\n\r\nhello",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" + HELLO,
     ]
 
     async def script(exchange: Exchange) -> None:
-        await exchange.write(answers[len(server.exchanges) % 3])
+        await exchange.write(answers[len(server.exchanges) % 4])
 
     async with RawServer(script) as server, lane() as transport:
-        for _ in range(6):
+        for _ in range(8):
             assert await fetch(transport, server.base_url) == b"hello"
         server.script = writing(b"HTTP/1.1 204 No Content\r\n\r\n")
         assert await fetch(transport, server.base_url) == b""
@@ -160,7 +162,7 @@ async def test_an_answer_may_end_with_its_connection():
 
 
 @on_both_loops
-@pytest.mark.parametrize("end", ["fin", "rst"])
+@pytest.mark.parametrize("end", ["fin", "rst", "half"])
 async def test_row_6_only_a_reused_connection_can_be_stale(end: str):
     """And only before a byte of an answer has come."""
     async with RawServer(writing(then=end)) as server, lane() as transport:
@@ -220,6 +222,29 @@ async def test_leaving_an_answer_closes_its_socket_at_once():
         assert caught.value.kind is FailureKind.PROTOCOL
         await answer.aclose()
         await asyncio.wait_for(server.exchanges[2].closed.wait(), 1)
+
+
+@on_both_loops
+@pytest.mark.parametrize("size", [MAX_HEAD_BYTES - 1000, MAX_HEAD_BYTES + 1000])
+@pytest.mark.parametrize("pieces", [1, 50])
+async def test_row_9_a_head_is_as_large_as_it_may_be(size: int, pieces: int):
+    """In one write or in many; beyond it nothing more is waited for."""
+    head = b"HTTP/1.1 200 OK\r\nx: %b\r\ncontent-length: 5\r\n\r\n" % (b"a" * (size - 45))
+    cuts = [head[at * size // pieces : (at + 1) * size // pieces] for at in range(pieces)]
+
+    async def script(exchange: Exchange) -> None:
+        for cut in cuts:
+            await exchange.write(cut)
+            await asyncio.sleep(0)
+        await exchange.write(b"hello")
+        await exchange.gone()
+
+    async with RawServer(script) as server, lane() as transport:
+        if size > MAX_HEAD_BYTES:
+            assert (await failure(transport, server.base_url)).code == "upstream_protocol"
+            await asyncio.wait_for(server.exchanges[0].closed.wait(), 5)
+        else:
+            assert await fetch(transport, server.base_url) == b"hello"
 
 
 # -- much, in either direction
@@ -293,6 +318,28 @@ async def test_an_answer_may_begin_before_the_body_has_been_sent():
         answer = await transport.open(request_to(server.base_url, body))
         assert [chunk async for chunk in answer.chunks()] == [b"begun", b"done"]
         assert server.exchanges[0].body == body
+
+
+@on_both_loops
+@pytest.mark.parametrize("answer", [HELLO, b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello"], ids=["length", "end"])
+async def test_an_answer_may_be_whole_before_the_body_has_been_sent(answer: bytes):
+    """What of the body comes late must not be read as a request: the connection is done with."""
+    body = b"POST /smuggled HTTP/1.1\r\ncontent-length: 0\r\n\r\n" * 200_000
+
+    async def script(exchange: Exchange) -> None:
+        exchange.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await exchange.write(answer)
+        if answer is not HELLO:
+            exchange.writer.write_eof()
+        await asyncio.Event().wait()
+
+    async with RawServer(script, reads_body=False) as server, lane() as transport:
+        assert await fetch(transport, server.base_url, body) == b"hello"
+        assert not transport.busy
+        server.script = writing(HELLO)
+        assert await fetch(transport, server.base_url, b"") == b"hello"
+        assert server.connections == 2
+        assert server.paths == ["/", "/"]
 
 
 @on_both_loops

@@ -130,6 +130,24 @@ async def test_what_fails_is_raised_as_httpx_does(where: Callable[[RawServer], s
             await until(lambda: not transport._transport.busy)
 
 
+@pytest.mark.parametrize("where", [hung, stalling])
+async def test_a_request_that_is_cancelled_leaves_nothing(where: Callable[[RawServer], str]):
+    """In whatever way, before its head and in its body."""
+    transport = DirectHTTPXTransport()
+    async with RawServer(silent) as server, httpx.AsyncClient(transport=transport, timeout=20) as client:
+        for number in range(20):
+            before = len(server.exchanges)
+            task = asyncio.create_task(client.post(where(server)))
+            if number % 2:
+                await server.seen(before + 1)
+            await asyncio.sleep(0.001 * (number % 5))
+            task.cancel()
+            await asyncio.wait({task})
+            assert task.cancelled()
+        await until(lambda: not transport._transport.busy)
+        await until(lambda: server.open_connections == 0)
+
+
 async def test_a_connection_that_takes_too_long_is_a_connect_timeout(monkeypatch: pytest.MonkeyPatch):
     """Which may be tried again, for nothing was sent."""
 
