@@ -22,6 +22,7 @@ from .wire.errors import ErrorEncoder, error_headers, openai_envelope
 
 logger = logging.getLogger("smartrouter_asgi")
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyLimits:
     """How large a request body may be, and how long it may take to arrive."""
@@ -82,7 +83,9 @@ async def with_envelope(
         elif kind == "http.response.start":
             state.status = message["status"]
             if outer is None:
-                pairs = [pair for pair in message.get("headers", ()) if pair[0] != b"x-request-id"]
+                pairs = list(message.get("headers", ()))
+                if b"x-request-id" in dict(pairs):
+                    pairs = [pair for pair in pairs if pair[0] != b"x-request-id"]
                 pairs.append(id_header)
                 message = {**message, "headers": pairs}
         await send(message)
@@ -263,7 +266,6 @@ def _length(scope: Scope) -> int | None:
 
 def _too_large(max_bytes: int) -> BodyTooLargeError:
     return BodyTooLargeError(f"the request body is larger than the {max_bytes} bytes allowed")
-
 
 
 def _finished(state: RequestState) -> RequestFinished:

@@ -92,7 +92,7 @@ class SmartRouter:
             **(backends or {}),
         }
         self.metrics = Metrics()
-        self._tracker = LoadTracker()
+        self._tracker = LoadTracker(learns=any(model.balance == "latency" for model in settings.models))
         self._first_tokens = FirstTokenTimes()
         threshold = ThresholdWarning(self._above_threshold, settings.vram.unload_threshold_pct)
         watching = (self._first_tokens,) if settings.resilience.hedge.enabled else ()

@@ -82,8 +82,8 @@ Event: TypeAlias = AttemptFinished | StreamFinished | RequestFinished | BreakerC
 class Observer(Protocol):
     """Somebody who wants to know; must not block and must not raise.
 
-    One that has an attribute `hears` is told of the types of events in it alone: a request is not slowed down by those
-    who would not listen.
+    One may have an attribute `hears`, a mapping from types of events to who takes them: it is told of no others, and
+    `on_event` is not called for these. Requests are not slowed down by those who would not listen.
     """
 
     def on_event(self, event: Event) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from .events import BreakerChanged, Event, ModelSwapped, Observer, RequestFinished
 
 logger = logging.getLogger("smartrouter_asgi.requests")
 
 
+Listener: TypeAlias = Callable[[Any], None]
+
+
 class LoggingObserver:
     """One INFO line for each request, one for each swap; breakers that open are warnings. No prompt, no key, no URL."""
 
-    hears = frozenset({RequestFinished, BreakerChanged, ModelSwapped})
+    def __init__(self) -> None:
+        self.hears = dict.fromkeys((RequestFinished, BreakerChanged, ModelSwapped), self.on_event)
 
     def on_event(self, event: Event) -> None:
         """Log one event."""
@@ -42,12 +47,11 @@ class LoggingObserver:
 class ThresholdWarning:
     """Warns once when GPU memory in use passes the threshold, and again only after it has been below."""
 
-    hears = frozenset({ModelSwapped})
-
     def __init__(self, above: Callable[[], bool], threshold_pct: float) -> None:
         self._above = above
         self._threshold_pct = threshold_pct
         self._warned = False
+        self.hears = {ModelSwapped: self.on_event}
 
     def on_event(self, event: Event) -> None:
         """Look whenever a model came or went."""
@@ -63,7 +67,7 @@ class Observers:
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
-        self._listeners: dict[type[Event], tuple[Observer, ...]] = {}
+        self._listeners: dict[type[Event], tuple[Listener, ...]] = {}
         """Those who hear a type of event, once there has been one."""
         self._failed: set[int] = set()
 
@@ -72,18 +76,23 @@ class Observers:
         kind = type(event)
         listeners = self._listeners.get(kind)
         if listeners is None:
-            listeners = self._listeners[kind] = tuple(
-                o for o in self._observers if kind in getattr(o, "hears", (kind,))
-            )
-        for observer in listeners:
+            listeners = self._listeners[kind] = tuple(filter(None, (_listener(o, kind) for o in self._observers)))
+        for tell in listeners:
             try:
-                observer.on_event(event)
+                tell(event)
             except Exception:
-                self._complain(observer, kind)
+                self._complain(tell, kind)
 
-    def _complain(self, observer: Observer, kind: type[Event]) -> None:
-        if id(observer) not in self._failed:
-            self._failed.add(id(observer))
+    def _complain(self, tell: Listener, kind: type[Event]) -> None:
+        observer = id(getattr(tell, "__self__", tell))
+        if observer not in self._failed:
+            self._failed.add(observer)
             logger.exception(
                 "an observer failed on %s; it is told of what comes, and not heard of again", kind.__name__
             )
+
+
+def _listener(observer: Observer, kind: type[Event]) -> Listener | None:
+    """Return who takes events of a type for an observer; None when it hears of none."""
+    hears = getattr(observer, "hears", None)
+    return observer.on_event if hears is None else hears.get(kind)

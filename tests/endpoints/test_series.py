@@ -28,8 +28,8 @@ def test_labelled_series_show_what_the_library_shows(samples: list[tuple[tuple[s
     their_count = Counter("c_total", "Counted", ["one", "two"], registry=theirs)
     their_times = Histogram("h", "Timed", ["one", "two"], buckets=BOUNDS, registry=theirs)
     for labels, value in samples:
-        count.add(labels, value)
-        their_count.labels(*labels).inc(value)
+        count.add(labels, value + 1)
+        their_count.labels(*labels).inc(value + 1)
         times.observe(value, labels)
         their_times.labels(*labels).observe(value)
     assert shown(ours) == shown(theirs)
@@ -56,3 +56,11 @@ def test_a_name_is_taken_once():
     CounterSeries("c_total", "Counted", registry=registry)
     with pytest.raises(ValueError, match="Duplicated"):
         HistogramSeries("c", "Timed", bounds=BOUNDS, registry=registry)
+
+
+def test_a_child_that_got_nothing_is_not_shown():
+    """Who keeps a child for later has not counted anything yet."""
+    registry = CollectorRegistry()
+    CounterSeries("c_total", "Counted", ["one"], registry=registry).child(("a",))
+    HistogramSeries("h", "Timed", ["one"], bounds=BOUNDS, registry=registry).child(("a",))
+    assert not [line for line in shown(registry) if not line.startswith("#")]

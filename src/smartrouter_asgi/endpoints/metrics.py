@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -66,10 +68,19 @@ OUTCOMES = frozenset(
 BREAKER_STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RequestSeries:
+    """Where a request of one kind is counted. A series that never got anything is not shown."""
+
+    count: Count
+    seconds: Buckets
+    first_token: Buckets
+    prompt: Count
+    completion: Count
+
+
 class Metrics:
     """Counts what happens, in a registry of its own. Label values come from configuration or discovery only."""
-
-    hears = frozenset({RequestFinished, AttemptFinished, ModelSwapped, AdmissionWaited})
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -131,43 +142,62 @@ class Metrics:
         self._load_s = HistogramSeries(
             "smartrouter_vram_load_seconds", "Loads by the gate", bounds=_SECONDS, registry=registry
         )
-        self._of_request: dict[Key, tuple[Count, Buckets]] = {}
+        self._of_request: dict[Key, _RequestSeries] = {}
         """The series of requests that have been seen, which need not be looked up one by one."""
+        self.hears: dict[type[Event], Callable[[Any], None]] = {
+            RequestFinished: self._on_request,
+            AttemptFinished: self._on_attempt,
+            ModelSwapped: self._on_swap,
+            AdmissionWaited: self._on_wait,
+        }
         self.on_scrape: list[Callable[[Metrics], None]] = []
         """Called before each exposition, to set gauges from what is true now."""
 
     def on_event(self, event: Event) -> None:
         """Count one event."""
-        if isinstance(event, RequestFinished):
-            self._on_request(event)
-        elif isinstance(event, AttemptFinished):
-            self._attempts.child((event.backend, event.operation, outcome_label(event.outcome))).value += 1
-        elif isinstance(event, ModelSwapped):
-            model = event.deployment.partition("/")[2]
-            if event.action == "load":
-                self._swaps.add((model,))
-                self._load_s.observe(event.seconds)
-            elif event.evicted:
-                self._evictions.add((model,))
-        elif isinstance(event, AdmissionWaited):
-            self._waits.observe(event.seconds)
+        count = self.hears.get(type(event))
+        if count is not None:
+            count(event)
 
     def _on_request(self, event: RequestFinished) -> None:
-        key = (event.endpoint, event.model, event.backend, outcome_label(event.outcome))
-        known = self._of_request.get(key)
-        if known is None:
-            known = self._of_request[key] = (self._requests.child(key), self._request_s.child(key[:1]))
-        count, seconds = known
-        count.value += 1
-        seconds.observe(event.duration_s)
+        key = (event.endpoint, event.model, event.backend, event.outcome)
+        series = self._of_request.get(key)
+        if series is None:
+            series = self._series_of(event)
+            if event.outcome in OUTCOMES:  # an engine's own codes are without end
+                self._of_request[key] = series
+        series.count.value += 1
+        series.seconds.observe(event.duration_s)
         if event.first_token_s is not None:
-            self._first_token_s.observe(event.first_token_s, (event.backend,))
-        if event.prompt_tokens:
-            self._tokens.child((event.model, event.backend, "prompt")).value += event.prompt_tokens
-        if event.completion_tokens:
-            self._tokens.child((event.model, event.backend, "completion")).value += event.completion_tokens
+            series.first_token.observe(event.first_token_s)
+        series.prompt.value += event.prompt_tokens
+        series.completion.value += event.completion_tokens
         if event.outcome == "client_disconnected":
             self._disconnects.add()
+
+    def _series_of(self, event: RequestFinished) -> _RequestSeries:
+        endpoint, model, backend = event.endpoint, event.model, event.backend
+        return _RequestSeries(
+            count=self._requests.child((endpoint, model, backend, outcome_label(event.outcome))),
+            seconds=self._request_s.child((endpoint,)),
+            first_token=self._first_token_s.child((backend,)),
+            prompt=self._tokens.child((model, backend, "prompt")),
+            completion=self._tokens.child((model, backend, "completion")),
+        )
+
+    def _on_attempt(self, event: AttemptFinished) -> None:
+        self._attempts.child((event.backend, event.operation, outcome_label(event.outcome))).value += 1
+
+    def _on_swap(self, event: ModelSwapped) -> None:
+        model = event.deployment.partition("/")[2]
+        if event.action == "load":
+            self._swaps.add((model,))
+            self._load_s.observe(event.seconds)
+        elif event.evicted:
+            self._evictions.add((model,))
+
+    def _on_wait(self, event: AdmissionWaited) -> None:
+        self._waits.observe(event.seconds)
 
     def set_breakers(self, states: Iterable[tuple[str, str, str]]) -> None:
         """Set the breakers' gauges."""

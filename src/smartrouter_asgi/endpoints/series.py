@@ -55,7 +55,9 @@ class CounterSeries(Collector):
         """Return the family as it is now."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
         for key in sorted(self._counts):
-            family.add_metric(key, self._counts[key].value)
+            count = self._counts[key].value
+            if count or not key:  # a child that was made and not used yet is none
+                family.add_metric(key, count)
         yield family
 
 
@@ -117,5 +119,7 @@ class HistogramSeries(Collector):
         edges = [*map(str, self._bounds), "+Inf"]
         for key in sorted(self._series):
             series = self._series[key]
+            if key and not any(series.counts):
+                continue
             family.add_metric(key, list(zip(edges, accumulate(series.counts), strict=True)), series.total)
         yield family

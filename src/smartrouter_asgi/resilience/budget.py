@@ -17,7 +17,7 @@ class RetryBudget:
     deposits have not: `refill_per_s` is what a quiet router may do at least, not something that busy ones get on top.
     """
 
-    __slots__ = ("_ahead", "_most", "_ratio", "_refill_per_s", "_reserve", "_seen", "_tokens")
+    __slots__ = ("_ahead", "_deposits", "_most", "_ratio", "_refill_per_s", "_reserve", "_seen", "_tokens")
 
     def __init__(
         self, *, ratio: float = 0.2, reserve: float = 10.0, refill_per_s: float = 1.0, earned_max: float = 100.0
@@ -29,6 +29,7 @@ class RetryBudget:
         self._refill_per_s = refill_per_s
         self._most = reserve + earned_max
         self._tokens = reserve
+        self._deposits = 0
         self._seen: float | None = None
         self._ahead = 0.0
         """Tokens that deposits have earned lately, and that time does not grant once more; at most the reserve."""
@@ -39,12 +40,13 @@ class RetryBudget:
         return self._tokens
 
     def deposit(self, now: float) -> None:
-        """Take note of one request; a client's own retry earns nothing and is not deposited."""
-        if now != self._seen:
-            self._refill(now)
-        tokens, ahead = self._tokens + self._ratio, self._ahead + self._ratio
-        self._tokens = tokens if tokens < self._most else self._most
-        self._ahead = ahead if ahead < self._reserve else self._reserve
+        """Take note of one request; a client's own retry earns nothing and is not deposited.
+
+        Every request does this and few ask what it has earned: it is only counted until somebody does.
+        """
+        if self._seen is None:
+            self._seen = now
+        self._deposits += 1
 
     def withdraw(self, now: float) -> bool:
         """Pay for one retry, or return False and take nothing."""
@@ -55,6 +57,11 @@ class RetryBudget:
         return True
 
     def _refill(self, now: float) -> None:
+        """Add what was deposited, then what time grants beyond that."""
+        if self._deposits:
+            earned, self._deposits = self._ratio * self._deposits, 0
+            self._tokens = min(self._most, self._tokens + earned)
+            self._ahead = min(self._reserve, self._ahead + earned)
         seen = self._seen
         if seen is None:
             self._seen = now

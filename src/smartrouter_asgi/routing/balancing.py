@@ -73,13 +73,13 @@ class LoadTracker:
     of one model get the same mix.
     """
 
-    hears = frozenset({AttemptFinished})
-
-    def __init__(self, *, clock: Clock = time.monotonic) -> None:
+    def __init__(self, *, clock: Clock = time.monotonic, learns: bool = True) -> None:
         self.inflight: Counter[str] = Counter()
         """Exchanges under way, by deployment id."""
         self._clock = clock
         self._averages: dict[str, _PeakAverage] = {}
+        self.hears = {AttemptFinished: self.on_event} if learns else {}
+        """Nothing is learnt where nobody asks how slow deployments are."""
 
     def load(self, balance: str, deployment: Deployment) -> float:
         """Return a number that is smaller for the deployment to prefer under a balance."""

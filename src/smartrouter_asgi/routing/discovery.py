@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from .listing import Listing
 logger = logging.getLogger("smartrouter_asgi.discovery")
 
 REFRESH_WAIT_S = 3.0  # a backend that hangs does not keep the list of the others for longer
+LOOK_S = 0.05
+"""How often it is looked whether a list has grown old, at most: requests come far more often than lists age."""
 MISS_TTL_S = 1.0  # how old a list may be when it is the reason for a 404
 
 
@@ -65,6 +68,8 @@ class Discovery:
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _by_operator: set[str] = field(default_factory=set)
     _catalog: Catalog = field(default_factory=Catalog)
+    _look_at: float = -math.inf
+    """When to look next whether a list has grown old."""
 
     def __post_init__(self) -> None:
         self._listings = {source.backend: Listing() for source in self.sources}
@@ -72,8 +77,8 @@ class Discovery:
 
     def current(self) -> Catalog:
         """Return the catalog; one that has grown old is refreshed in the background."""
-        if self.rules.enabled:
-            now = self.clock()
+        if self.rules.enabled and (now := self.clock()) >= self._look_at:
+            self._look_at = now + LOOK_S
             for source in self.sources:
                 listing = self._listings[source.backend]
                 if listing.tried_at is not None and listing.is_due(now=now, max_age_s=self.rules.ttl_s):

@@ -18,10 +18,9 @@ class FirstTokenTimes:
     A sample costs an append; quantiles are worked out when somebody asks, and kept until the next sample.
     """
 
-    hears = frozenset({AttemptFinished})
-
     def __init__(self) -> None:
         self._recent: dict[str, _Recent] = {}
+        self.hears = {AttemptFinished: self.on_event}
 
     def on_event(self, event: Event) -> None:
         """Take note of a stream that has begun, however its attempt ended afterwards."""
