@@ -105,6 +105,20 @@ async def test_control_calls_go_another_way_than_the_clients():
         assert ways[0] is not ways[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("auto", "transport: direct, for the settings say 'auto'"),
+        ("httpx", "transport: httpx, for the settings say 'httpx'"),
+    ],
+)
+def test_the_log_says_which_and_why(caplog: pytest.LogCaptureFixture, name: str, told: str):
+    """For those who look: at level DEBUG."""
+    caplog.set_level("DEBUG", "smartrouter_asgi")
+    choose_transport(name)
+    assert caplog.messages == [told]
+
+
 def test_a_router_is_made_without_httpx():
     """It is imported by the first control call: a start does not wait for it."""
     code = "import sys; from smartrouter_asgi import SmartRouter; SmartRouter(); sys.exit('httpx' in sys.modules)"

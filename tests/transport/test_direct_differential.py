@@ -45,6 +45,7 @@ class Trial:
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
         self._pieces: list[bytes] = []
+        self.method = "POST"
 
     def __enter__(self) -> Trial:
         self._runner.run(self._start())
@@ -88,7 +89,7 @@ class Trial:
 
     async def _over(self, transport: Transport) -> Outcome:
         try:
-            answer = await transport.open(request_to(self._server.base_url))
+            answer = await transport.open(request_to(self._server.base_url, method=self.method))
             try:
                 body = await answer.read(1 << 20)
             finally:
@@ -101,7 +102,7 @@ class Trial:
 
     async def _over_aiohttp(self) -> Outcome:
         try:
-            async with self._aiohttp.post(self._server.base_url, data=b"{}") as response:
+            async with self._aiohttp.request(self.method, self._server.base_url, data=b"{}") as response:
                 body = await response.read()
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, aiohttp.ClientOSError):
             return FailureKind.RESET
@@ -139,6 +140,26 @@ def test_all_three_read_the_same_answer(trial: Trial, data: bytes):
     """Status, headers and body."""
     direct = trial.direct(data)
     assert isinstance(direct, Answer)
+    assert direct == trial.httpx(data)
+    assert direct == trial.aiohttp(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        OK + b"content-length: 500\r\n\r\n",
+        OK + b"transfer-encoding: chunked\r\n\r\n",
+        OK + b"x: y\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK + b"content-length: 5\r\n\r\n",
+        b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\n",
+    ],
+)
+def test_all_three_read_the_same_answer_to_head(trial: Trial, monkeypatch: pytest.MonkeyPatch, data: bytes):
+    """Without a body, whatever it says of one."""
+    monkeypatch.setattr(trial, "method", "HEAD")
+    direct = trial.direct(data)
+    assert isinstance(direct, Answer)
+    assert direct.body == b""
     assert direct == trial.httpx(data)
     assert direct == trial.aiohttp(data)
 
