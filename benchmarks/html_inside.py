@@ -28,9 +28,16 @@ def aims(results: Mapping[str, Result]) -> str:
     rows: list[tuple[str, str, str, tuple[str, str]]] = []
     for row in results.get("aims", {}).get("aims", []):
         verdict = row["verdict"]
-        worst = "" if row.get("worst") is None else f", at worst {row['worst']:g}"
+        worst = "" if row.get("worst") is None else f", at worst {_bound(row['worst'])}"
         measured = f"{spread(row)} {_unit(row)}".strip() if "median" in row else "-"
-        rows.append((row["name"], f"{row['way']} {row['aim']:g}{worst}", measured, (verdict, KINDS.get(verdict, ""))))
+        rows.append(
+            (
+                row["name"].replace("`", ""),
+                f"{row['way']} {_bound(row['aim'])}{worst}",
+                measured,
+                (verdict, KINDS.get(verdict, "")),
+            )
+        )
     if not rows:
         for row in results.get("overhead", {}).get("ratios", []):
             if row.get("aim") is not None:
@@ -48,11 +55,7 @@ def layers(result: Result) -> Iterator[str]:
         for row in result["layers"]
     ]
     yield bars("Layer by layer", alone[:MOST_ROWS], note="CPU time of a request in process, without sockets.")
-    saved = [
-        (f"without {', '.join(row['off'])}" if row["off"] else row["name"], row["saved"], 3)
-        for row in result.get("stack", [])
-        if row.get("saved")
-    ]
+    saved = [(f"without {', '.join(row['off'])}", row["saved"], 3) for row in result.get("stack", []) if row["off"]]
     yield bars("The whole stack, less some layers", saved, note="What is saved by leaving them out.")
     depth = result.get("depth", [])
     yield lines(
@@ -118,6 +121,10 @@ def ollama_gate(result: Result) -> Iterator[str]:
             for row in result["runs"]
         ]
         yield bars(f"{title}, more models than fit", rows)
+
+
+def _bound(value: float) -> str:
+    return f"1/{1 / value:.0f}" if 0 < value < 0.1 else f"{value:,g}"
 
 
 def _unit(row: Mapping[str, object]) -> str:

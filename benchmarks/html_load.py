@@ -66,7 +66,7 @@ def scale(result: Result) -> Iterator[str]:
     """Draw what more connections and workers do."""
     connections = Axis(label="connections", log=True)
     common: dict[str, Any] = {"by": "variant", "over": "connections", "x": connections}
-    plain = found(result, scenario="plain", workers=1)
+    plain = _with_many_connections(found(result, scenario="plain", workers=1))
     streams = found(result, scenario="first_token", workers=1)
     yield lines(_metric(plain, "rate"), "Throughput against concurrency, one worker", y="requests/s", **common)
     yield lines(_metric(plain, "latency_p50"), "Latency against concurrency, median", y="us", **common)
@@ -76,14 +76,7 @@ def scale(result: Result) -> Iterator[str]:
         _metric(streams, "first_token_p50"), "Time to first token against open streams, median", y="us", **common
     )
     yield lines(_metric(streams, "first_token_p99"), "Time to first token against open streams, p99", y="us", **common)
-    many = [
-        {**row, "with": f"{row['workers']} worker{'s' if row['workers'] > 1 else ''}"}
-        for row in found(result, scenario="plain", variant="router", metric="rate")
-    ]
-    if len({row["with"] for row in many}) > 1:
-        note = str(result["method"].get("note", ""))
-        title = "Throughput of the router by workers"
-        yield lines(many, title, y="requests/s", by="with", over="connections", x=connections, note=note)
+    yield _by_workers(result)
 
 
 def open_loop(result: Result) -> Iterator[str]:
@@ -120,6 +113,34 @@ def body_size(result: Result) -> Iterator[str]:
     for metric, title in (("cpu", "CPU time of a request"), ("latency_p50", "Latency, median")):
         rows = found(result, metric=metric)
         yield lines(rows, f"{title}, by size of its body", by="variant", over="body_bytes", x=size, y="us")
+
+
+def _with_many_connections(rows: list[Row]) -> list[Row]:
+    """Leave out variants that were asked over one number of connections only: a point is no line."""
+    counts: dict[str, set[int]] = {}
+    for row in rows:
+        counts.setdefault(row["variant"], set()).add(row["connections"])
+    return [row for row in rows if len(counts[row["variant"]]) > 1] or rows
+
+
+def _by_workers(result: Result) -> str:
+    """Draw what more workers give, for those variants that were run with more than one."""
+    rates = found(result, scenario="plain", metric="rate")
+    several = {row["variant"] for row in rates if row["workers"] > 1}
+    rows = [
+        {**row, "line": f"{row['variant']}, {row['connections']} connections"}
+        for row in rates
+        if row["variant"] in several
+    ]
+    return lines(
+        rows,
+        "Throughput by workers",
+        by="line",
+        over="workers",
+        x=Axis(label="workers"),
+        y="requests/s",
+        note=str(result["method"].get("note", "")),
+    )
 
 
 def _metric(rows: list[Row], metric: str) -> list[Row]:

@@ -49,7 +49,7 @@ def render(results: Mapping[str, Result]) -> str:
 def _parts(results: Mapping[str, Result]) -> Iterator[str]:
     newest = max((str(result["measured_at"]) for result in results.values()), default="")
     yield paragraph(f"Measured up to {newest[:10]}." if newest else "Nothing has been measured.", "soft")
-    if any(result["method"].get("quick") for result in results.values()):
+    if any(_method(result).get("quick") for result in results.values()):
         yield paragraph("Some of this comes from quick runs, which show that all runs and no more.", "lead warn")
     told = html_inside.aims(results)
     if told:
@@ -72,14 +72,20 @@ def _parts(results: Mapping[str, Result]) -> Iterator[str]:
     yield facts(_circumstances(results))
 
 
+def _method(result: Result) -> Mapping[str, Any]:
+    """Return how a result came about; the aims, which are made of other results, do not say."""
+    found: Mapping[str, Any] = result.get("method", {})
+    return found
+
+
 def _variants(result: Result) -> dict[str, str]:
-    found: Any = result["method"].get("variants", {})
+    found = _method(result).get("variants", {})
     return dict(found) if isinstance(found, dict) else {}
 
 
 def _line(result: Result) -> str:
     """Say under a section when it was measured, how often and how quietly."""
-    rounds = result["method"].get("rounds")
+    rounds = _method(result).get("rounds")
     told = [f"{str(result['measured_at'])[:10]}, commit {result['commit']}"]
     if rounds:
         told.append(f"{rounds} round{'s' if rounds != 1 else ''}")
@@ -88,10 +94,10 @@ def _line(result: Result) -> str:
     voided = result.get("voided")
     if voided and voided["windows"]:
         told.append(f"{voided['windows']} of {voided['of']} windows were void: {'; '.join(voided['reasons'])}")
-    out = [f"{name}: {why}" for name, why in result["method"].get("left_out", {}).items()]
+    out = [f"{name}: {why}" for name, why in _method(result).get("left_out", {}).items()]
     if out:
         told.append("without " + "; ".join(out))
-    skipped = result["method"].get("skipped", {})
+    skipped = _method(result).get("skipped", {})
     if skipped:
         told.append("not measured: " + ", ".join(skipped))
     return "; ".join(told) + "."

@@ -183,7 +183,7 @@ def results() -> dict[str, JSONObject]:
                 for metric in ("cpu", "latency_p50")
             ],
         ),
-        "aims": result("aims", aims=aims),
+        "aims": {"name": "aims", "measured_at": "2026-11-24T12:00:00+00:00", "aims": aims},
     }
 
 

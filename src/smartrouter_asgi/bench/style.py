@@ -28,7 +28,8 @@ li{max-width:80ch;overflow-wrap:anywhere}
 .note{font-size:.85rem;margin:4px 2px 0}
 .lead{font-size:1.1rem;padding:12px 14px;background:var(--card);border-left:4px solid var(--c1);border-radius:4px}
 .lead.warn{border-color:var(--bad)}
-.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,430px),1fr));gap:16px;margin-top:14px}
+.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,430px),1fr));gap:16px;
+margin-top:14px;align-items:start}
 figure{margin:0;padding:12px 12px 10px;background:var(--card);border:1px solid var(--rule);border-radius:8px;
 min-width:0}
 figcaption{font-weight:600;margin-bottom:2px}
