@@ -41,8 +41,9 @@ bench: $(VENV)/.dev  ## measures (under ten minutes), and writes benchmarks/resu
 bench-peers: $(VENV)/.dev $(LITELLM_VENV)/.made  ## the same with other gateways beside it (about a quarter of an hour)
 	$(BIN)/python -m benchmarks --peers
 
-bench-report: $(VENV)/.dev  ## puts the tables of the results into the READMEs
+bench-report: $(VENV)/.dev  ## puts the tables of the results into the READMEs, and draws them
 	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.html_report
 
 # Without opentelemetry LiteLLM tries to import it on each request; without bytecode that costs twice as much again.
 $(LITELLM_VENV)/.made: Makefile
