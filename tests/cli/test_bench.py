@@ -186,6 +186,16 @@ async def test_failed_requests_are_shown_and_the_exit_code_is_1(tmp_path: Path):
     assert KEY not in outcome.text + report.read_text()
 
 
+async def test_the_same_on_both_sides_is_measured_as_the_same():
+    """An engine against itself: no interval of the median is above what a busy machine does at random."""
+    async with RawServer(Engine()) as server:
+        outcome = await bench(server.base_url, "--routed-url", server.base_url, "--requests", "60", "--json", "-")
+    found = figures(outcome)["added"]["ttft_p50_ms"]
+    assert outcome.code == 0, outcome.text
+    assert found["low"] < 0.2
+    assert found["high"] > -0.2
+
+
 async def test_a_warm_up_that_fails_ends_it():
     async with RawServer(Failing(well=0)) as server:
         outcome = await bench(server.base_url, "--api-key", KEY)
@@ -227,6 +237,8 @@ async def test_nobody_there_is_1(unused_tcp_port: int):
         (("--url", "http://x", "--timeout", "soon"), "--timeout: expected a duration"),
         (("--url", "http://x", "--timeout", "0"), "--timeout: expected more than 0"),
         (("--url", "http://x", "--report", "/no/such/folder/x.html"), "cannot be written"),
+        (("--url", "http://x", "--report", "/"), "/ cannot be written"),
+        (("--url", "http://x", "--api-key", "pw\npw"), "holds characters that no header takes"),
         (("--url", "http://x", "--transport", "carrier-pigeon"), "invalid choice"),
         (("--url", "http://127.0.0.1:9", "--type", "olama"), "did you mean 'ollama'"),
         (("--url", "http://127.0.0.1:9", "--routed-url", "nothing://"), "--routed-url: expected a URL"),

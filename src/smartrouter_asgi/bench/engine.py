@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..backends.auto import detect, root_of, url_for
@@ -43,9 +44,15 @@ class Engine:
 
 
 async def find_engine(
-    url: str, transport: Transport, *, type: str = "auto", model: str | None = None, key: str = ""
+    url: str,
+    transport: Transport,
+    *,
+    type: str = "auto",
+    model: str | None = None,
+    key: str = "",
+    usable: Callable[[str, ModelInfo], bool] = lambda name, info: True,
 ) -> Engine:
-    """Ask the engine what it is and what it serves.
+    """Ask the engine what it is and what it serves; a model that is not named is chosen among those that are `usable`.
 
     Raises `AttemptError` when it does not answer, `ConfigurationError` for a type that is not spoken to in OpenAI's
     shape, `NoModelError` when no model is named and none can be chosen.
@@ -68,7 +75,7 @@ async def find_engine(
             "speaks OpenAI's API"
         )
     try:
-        chosen, why = (model, "as told") if model is not None else await _choose(backend)
+        chosen, why = (model, "as told") if model is not None else await _choose(backend, usable)
     finally:
         await backend.aclose()
     return Engine(type=type, url=url, model=chosen, chosen=why, direct=_direct(backend, chosen, key))
@@ -82,22 +89,16 @@ def routed_target(base_url: str, model: str, key: str = "") -> Target:
     return Target(url=f"{root_of(base_url)}/v1{PATH}", headers=headers, model=model, secret=key)
 
 
-async def _choose(backend: HTTPBackend) -> tuple[str, str]:
+async def _choose(backend: HTTPBackend, usable: Callable[[str, ModelInfo], bool]) -> tuple[str, str]:
     async with asyncio.timeout(LIST_WITHIN_S):
         models = await backend.list_models()
-    usable = [info for info in models if _chats(info)]
-    if not usable:
+    found = [info.id for info in models if usable(info.id, info)]
+    if not found:
         raise NoModelError("the engine lists no model" + (" for chat" if models else "") + ": name one with --model")
-    if len(usable) == 1:
-        return usable[0].id, "the only one" + (" for chat" if len(models) > 1 else "")
-    others = ", ".join(info.id for info in usable[1:4])
-    return usable[0].id, f"the first of {len(usable)}; others are {others}; choose with --model"
-
-
-def _chats(info: ModelInfo) -> bool:
-    if info.capabilities:
-        return "completion" in info.capabilities
-    return "embed" not in info.id.lower()
+    if len(found) == 1:
+        return found[0], "the only one" + (" for chat" if len(models) > 1 else "")
+    others = ", ".join(found[1:4]) + (", ..." if len(found) > 4 else "")
+    return found[0], f"the first of {len(found)}; others are {others}; choose with --model"
 
 
 def _direct(backend: HTTPBackend, model: str, key: str) -> Target:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..app import SmartRouter
+    from ..deployment import ModelInfo
     from .lookaround import Found
     from .output import Screen
 
@@ -88,10 +89,15 @@ def first_chat_model(survey: Survey) -> str | None:
         plan = resolve(name, survey.catalog, random=lambda: 0.5)
         if group is None or plan is None or not any(d.backend in survey.up for d in plan.candidates):
             continue
-        told = group.info.capabilities if group.info is not None else ()
-        if "completion" in told or (not told and not _NOT_FOR_CHAT.search(name)):
+        if is_for_chat(name, group.info):
             return name
     return None
+
+
+def is_for_chat(name: str, info: ModelInfo | None) -> bool:
+    """Tell whether a model is one to chat with: by what its engine says of it, else by its name."""
+    told = info.capabilities if info is not None else ()
+    return "completion" in told or (not told and not _NOT_FOR_CHAT.search(name))
 
 
 def _described(report: BackendReport, *, simulated: bool) -> str:

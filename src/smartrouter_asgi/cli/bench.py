@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import signal
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from .. import __version__
-from ..config.backends import parse_base_url
-from ..config.units import parse_duration
 from ..exceptions import AttemptError, ConfigurationError
-from .errors import FAILED, MISUSED, OK, CommandError
+from .announce import is_for_chat
+from .bench_options import address, key_of, plan_of, refuse_unwritable
+from .errors import FAILED, OK, CommandError
 from .output import Screen, counted
 from .progress import Progress
 
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 KEY = "SMARTROUTER_BENCH_API_KEY"
 ROUTED_KEY = "SMARTROUTER_BENCH_ROUTED_API_KEY"
 INTERRUPTED = 130
-TRANSPORTS = ("auto", "direct", "httpx")
 
 
 @dataclass
@@ -56,12 +53,13 @@ def bench(options: argparse.Namespace) -> int:
         import uvicorn  # noqa: F401
     except ImportError:
         raise CommandError("bench needs the server: pip install 'smartrouter-asgi[server]'", exit_code=FAILED) from None
-    plan = _plan(options)
-    options.url = _address(options.url, "--url")
+    plan = plan_of(options)
+    options.url = address(options.url, "--url")
     if options.routed_url is not None:
-        options.routed_url = _address(options.routed_url, "--routed-url")
-    for file in (options.json, options.report):
-        _writable(file)
+        options.routed_url = address(options.routed_url, "--routed-url")
+    options.api_key, options.routed_api_key = key_of(options.api_key, KEY), key_of(options.routed_api_key, ROUTED_KEY)
+    refuse_unwritable(options.report)
+    refuse_unwritable(None if options.json == "-" else options.json)
     bench = Bench(options, plan, Screen(sys.stderr if options.json == "-" else sys.stdout))
     try:
         _run(lambda: _measure(bench))
@@ -85,11 +83,11 @@ async def _measure(bench: Bench) -> None:
     from ..transport.direct.transport import DirectTransport
 
     options = bench.options
-    key = options.api_key or os.environ.get(KEY, "")
+    key = options.api_key
     transport = DirectTransport()
     try:
         bench.engine = engine = await find_engine(
-            options.url, transport, type=options.type.lower(), model=options.model, key=key
+            options.url, transport, type=options.type.lower(), model=options.model, key=key, usable=is_for_chat
         )
     except (ConfigurationError, NoModelError) as exc:
         raise CommandError(str(exc)) from None
@@ -108,8 +106,7 @@ async def _measure(bench: Bench) -> None:
                 routed = routed_target(url, engine.model)
             else:
                 bench.router = {"own": False, "url": options.routed_url, "transport": None}
-                routed_key = options.routed_api_key or os.environ.get(ROUTED_KEY, "")
-                routed = routed_target(options.routed_url, options.routed_model or engine.model, routed_key)
+                routed = routed_target(options.routed_url, options.routed_model or engine.model, options.routed_api_key)
         except NotServedError as exc:
             raise CommandError(str(exc), exit_code=FAILED) from None
         _announce(bench, engine, routed)
@@ -171,54 +168,3 @@ def _run(main: Callable[[], Any]) -> None:
             runner.run(main())
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _plan(options: argparse.Namespace) -> Plan:
-    from ..bench.plan import PROMPT, Plan, rounds_needed
-
-    concurrency = _count(options.concurrency, "--concurrency", most=1000)
-    if options.rounds is not None:
-        rounds = _count(options.rounds, "--rounds")
-    else:
-        rounds = rounds_needed(_count(options.requests or "20", "--requests"), concurrency)
-    try:
-        timeout_s = parse_duration(options.timeout)
-    except ValueError as exc:
-        raise CommandError(f"--timeout: {exc}") from None
-    if timeout_s <= 0:
-        raise CommandError("--timeout: expected more than 0")
-    return Plan(
-        rounds=rounds,
-        concurrency=concurrency,
-        warmup=_count(options.warmup, "--warmup", least=0),
-        max_tokens=_count(options.max_tokens, "--max-tokens"),
-        prompt=options.prompt or PROMPT,
-        timeout_s=timeout_s,
-        seed=_count(options.seed, "--seed", least=0),
-    )
-
-
-def _count(text: str, option: str, *, least: int = 1, most: int = 1_000_000) -> int:
-    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-        raise CommandError(f"{option}: expected a whole number from {least} to {most:,}, not {text!r}")
-    return int(text)
-
-
-def _address(text: str, option: str) -> str:
-    given = text if "://" in text else f"http://{text}"
-    try:
-        url = parse_base_url(given)
-    except ValueError as exc:
-        shown = "" if "@" in urlsplit(given).netloc else f", not {text!r}"
-        raise CommandError(f"{option}: {exc}{shown}") from None
-    return url
-
-
-def _writable(file: str | None) -> None:
-    """Refuse a file that cannot be written before an hour is spent on what goes into it. Raises `CommandError`."""
-    if file is None or file == "-":
-        return
-    path = Path(file)
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise CommandError(f"{file} cannot be written", exit_code=MISUSED)

@@ -45,6 +45,7 @@ router, in pairs of random order. Time to first token, time between tokens, toke
 
 The router is one of its own, with defaults, in another process of this machine, unless --routed-url names one. Every
 prompt begins with a word of its own, so that the engine's prompt cache favours neither side. Keys are never printed.
+To see what is noise alone, give --routed-url the engine's own address: both sides are then the same.
 Exit code: 0 measured, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C (it shows what it has).
 """
 
