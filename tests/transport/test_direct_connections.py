@@ -12,9 +12,12 @@ import pytest
 
 from smartrouter_asgi.exceptions import AttemptError, FailureKind
 from smartrouter_asgi.transport.direct import dial, pool
-from smartrouter_asgi.transport.direct.connection import MAX_UNREAD_BYTES, WRITE_BYTES
+from smartrouter_asgi.transport.direct.connection import MAX_UNREAD_BYTES, WRITE_BYTES, Connection
 from smartrouter_asgi.transport.direct.exchange import PARTS_ONE_BY_ONE
+from smartrouter_asgi.transport.direct.exchange import Exchange as DirectExchange
+from smartrouter_asgi.transport.direct.head import render_head
 from smartrouter_asgi.transport.direct.parser import MAX_HEAD_BYTES
+from smartrouter_asgi.transport.direct.pool import Pool
 from smartrouter_asgi.transport.direct.transport import DirectTransport
 
 from ..harness.loops import on_both_loops
@@ -258,6 +261,8 @@ async def test_row_46_what_nobody_takes_is_not_read():
         async with lane() as transport:
             answer = await transport.open(request_to(server.base_url))
             connection: Any = answer._connection
+            await until(lambda: not connection._transport.is_reading())
+            assert answer.parser.unread_bytes <= MAX_UNREAD_BYTES + READ_BYTES
             got = []
             async for chunk in answer.chunks():
                 got.append(chunk)
@@ -556,6 +561,23 @@ async def test_families_take_turns(monkeypatch: pytest.MonkeyPatch):
 
 
 # -- ends of the transport
+
+
+@on_both_loops
+async def test_a_connection_that_is_lost_before_it_is_used_ends_its_exchange():
+    """Nobody waits for an answer on it."""
+    async with RawServer(writing(HELLO)) as server:
+        origin, head = render_head("POST", server.base_url, ())
+        connection = Connection(origin, Pool())
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: connection, origin.host, origin.port)
+        connection.abort()
+        await until(lambda: server.connections == 1 and server.open_connections == 0)
+        exchange = DirectExchange("b", connection, body_bytes=0, reused=False, to_head=False)
+        connection.begin(exchange, head + b"content-length: 0\r\n\r\n", b"")
+        with pytest.raises(AttemptError) as caught:
+            await asyncio.wait_for(exchange.head(), 5)
+        assert caught.value.kind is FailureKind.RESET
 
 
 @on_both_loops

@@ -20,6 +20,7 @@ WHOLE = [
     OK + b"Content-Length: 5\r\nx-a:\r\nx-b:  two words \r\n\r\nhello",
     OK + b"content-length: 0\r\n\r\n",
     OK + b"content-length: 4\r\n\r\n\r\n\r\n",
+    OK + b"content-length: 1\r\n\r\n\n",
     CHUNKED + b"5\r\nhello\r\n0\r\n\r\n",
     CHUNKED + b"5;ext=1\r\nhello\r\n10\r\n0123456789abcdef\r\n0\r\nx-trailer: 1\r\nx-two:\r\n\r\n",
     CHUNKED + b"2\r\n\r\n\r\n0\r\n\r\n",
@@ -151,6 +152,16 @@ def test_a_whole_answer_leaves_its_connection_free(data: bytes):
     """And nothing short of its last byte is the whole of it."""
     assert seen(fed(data)).reusable
     assert not any(fed(data[:end]).complete for end in range(len(data)))
+
+
+@pytest.mark.parametrize("more", SUFFIXES)
+@pytest.mark.parametrize("data", WHOLE)
+def test_what_follows_the_end_ends_the_connection(data: bytes, more: bytes):
+    """In one read, or in a read of its own."""
+    if data.endswith(b"\r\n\r\n\r\n\r\n"):
+        return  # see below
+    for parser in (fed(data + more), fed(data, more), fed(data[:-1], data[-1:] + more)):
+        assert (parser.complete, parser.reusable) == (True, False)
 
 
 @pytest.mark.parametrize("data", [*LAST, *SAID_TWICE])
