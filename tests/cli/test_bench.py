@@ -196,6 +196,20 @@ async def test_the_same_on_both_sides_is_measured_as_the_same():
     assert found["high"] > -0.2
 
 
+async def test_a_second_run_asks_what_no_cache_can_know():
+    engine = Engine()
+    async with RawServer(engine) as server:
+        both = [await bench(server.base_url, "--routed-url", server.base_url, "--json", "-") for _ in range(2)]
+        again = await bench(
+            server.base_url,
+            *("--routed-url", server.base_url, "--json", "-", "--seed", str(figures(both[0])["plan"]["seed"])),
+        )
+    prompts = [body["messages"][0]["content"] for body in engine.asked]
+    assert again.code == 0, again.text
+    assert len(set(prompts[:28])) == 28
+    assert prompts[28:] == prompts[:14]
+
+
 async def test_a_warm_up_that_fails_ends_it():
     async with RawServer(Failing(well=0)) as server:
         outcome = await bench(server.base_url, "--api-key", KEY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import argparse
 
     from ..bench.plan import Plan
+
+SEEDS = 1_000_000
+"""Of a run that was given none: prompts that an engine has seen in an earlier run may still be in its cache."""
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -39,7 +43,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         max_tokens=_count(options.max_tokens, "--max-tokens"),
         prompt=options.prompt or PROMPT,
         timeout_s=timeout_s,
-        seed=_count(options.seed, "--seed", least=0),
+        seed=random.randrange(SEEDS) if options.seed is None else _count(options.seed, "--seed", least=0),
     )
 
 

@@ -155,7 +155,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     plan.add_argument("--max-tokens", metavar="N", default="64", help="length of an answer (default 64)")
     plan.add_argument("--prompt", metavar="TEXT", help="instead of the built-in one; a word is put before it")
     plan.add_argument("--timeout", metavar="TIME", default="120s", help="for a whole request (default 120s)")
-    plan.add_argument("--seed", metavar="N", default="0", help="of order and prompts; another one for a second run")
+    plan.add_argument("--seed", metavar="N", help="of order and prompts, to ask the very same again (default: another)")
     output = bench.add_argument_group("results")
     output.add_argument("--json", metavar="FILE", help="write the figures; - is stdout, the table then goes to stderr")
     output.add_argument("--report", metavar="FILE.html", help="write a page with plots that needs nothing else")
