@@ -90,6 +90,7 @@ async def with_envelope(
                 message = {**message, "headers": pairs}
         await send(message)
 
+    state.tracked_send, state.server_send = tracked_send, send
     try:
         await app(scope, receive, tracked_send)
     except SmartRouterError as exc:

@@ -6,7 +6,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import aclosing
 from functools import lru_cache
 
 import anyio
@@ -40,6 +39,7 @@ from .wire.call import OPERATION_PATHS, Call, parse_call
 from .wire.errors import stream_error_event
 from .wire.stream import Piece, PieceKind
 
+_CONTENT = PieceKind.CONTENT
 _NOT_THE_BACKEND = frozenset({DrainingError.code, "client_stalled", "stream_deadline"})
 """Ends of a stream that are our doing or the client's: an engine that was still talking is none the worse for them."""
 
@@ -227,10 +227,23 @@ class _Relay:
         self._done = True
 
     async def _stream(self, upstream: Upstream) -> None:
-        async with aclosing(upstream.pieces()) as source:
+        watchdog, timeouts, send = self._watchdog, self._dispatch._timeouts, self._send
+        state, clock = self._state, watchdog.clock
+        if send is state.tracked_send and state.server_send is not None:
+            send = state.server_send  # nobody is between who would want to see the middle of a stream
+        source = upstream.pieces()
+        try:
             async for pieces in source:
-                if not self._done:  # after [DONE] what follows only ends the transfer
+                if self._done:  # after [DONE] what follows only ends the transfer
+                    continue
+                if state.status and len(pieces) == 1 and pieces[0].kind is _CONTENT:
+                    watchdog.phase, watchdog.deadline = "client_stall", clock() + timeouts.client_stall_s
+                    await send({"type": "http.response.body", "body": pieces[0].data, "more_body": True})
+                    watchdog.phase, watchdog.deadline = "idle", clock() + timeouts.idle_s
+                else:
                     await self._forward(upstream, pieces)
+        finally:
+            await source.aclose()
 
     async def _forward(self, upstream: Upstream, pieces: list[Piece]) -> None:
         """Send on what one read has brought, held back until the engine has really begun."""
@@ -253,6 +266,7 @@ class _Relay:
             watchdog.bound(self._state.deadline)
             self._first_token()
             watchdog.enter("client_stall", timeouts.client_stall_s)
+            watchdog.patrol(min(timeouts.client_stall_s, timeouts.idle_s))
             await self._commit(upstream)
         elif kind is not PieceKind.PING:
             watchdog.enter("client_stall", timeouts.client_stall_s)

@@ -14,7 +14,7 @@ from .exceptions import AttemptRecord, SmartRouterError
 from .resilience.attempt import Attempt
 from .resilience.deadline import Timeouts, answer_within_s, client_priority, client_timeout_s
 from .routing.plan import RoutePlan
-from .types import Scope
+from .types import Scope, Send
 from .wire.call import Call
 from .wire.stream import Usage
 
@@ -62,6 +62,10 @@ class RequestState(msgspec.Struct, kw_only=True, eq=False):
     """The client waits less long than the clocks allow: that its time is up says nothing about a backend."""
     complete: bool = False
     """The last byte of the answer was sent."""
+    tracked_send: Send | None = None
+    """The `send` that the outermost of ours gave to the layers inside; it watches begin and end of the answer."""
+    server_send: Send | None = None
+    """What that one calls."""
     gone: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     """Set when the client has left, or the answer is complete."""
     disconnected: bool = False

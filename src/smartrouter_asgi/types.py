@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Literal, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -25,6 +27,19 @@ Clock: TypeAlias = Callable[[], float]
 
 Random: TypeAlias = Callable[[], float]
 """A number in [0, 1), as `random.random`."""
+
+
+class Closable(Protocol[T_co]):
+    """What comes bit by bit: an asynchronous iterator that can be closed, as asynchronous generators are."""
+
+    def __aiter__(self) -> AsyncIterator[T_co]:
+        """Return itself."""
+
+    async def __anext__(self) -> T_co:
+        """Return the next bit, or raise `StopAsyncIteration`."""
+
+    async def aclose(self) -> None:
+        """Ask for no more."""
 
 
 class Secret:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ import msgspec
 
 from ..deployment import Capabilities, Deployment, LoadedModel, ModelInfo
 from ..exceptions import UnsupportedParameterError
-from ..types import Secret
+from ..types import Closable, Secret
 from ..wire.call import Call
 from ..wire.stream import Piece, Usage
 from .credentials import KeyState
@@ -35,7 +35,7 @@ class Upstream(Protocol):
     async def read(self) -> PlainAnswer:
         """Read the whole answer. Raises `AttemptError`."""
 
-    def pieces(self) -> AsyncGenerator[list[Piece], None]:
+    def pieces(self) -> Closable[list[Piece]]:
         """Yield the stream as it arrives. Raises `AttemptError` or `FramingError` when it breaks."""
 
     @property

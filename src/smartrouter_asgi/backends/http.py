@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -14,7 +13,7 @@ import msgspec
 from ..deployment import Capabilities, Deployment
 from ..exceptions import AttemptError, FailureKind, FramingError
 from ..transport.http import HTTPAnswer, HTTPRequest, Transport, header
-from ..types import Clock, Headers
+from ..types import Clock, Closable, Headers
 from ..wire.call import Call
 from ..wire.decoding import JSON_ERRORS
 from ..wire.retry_after import parse_retry_after
@@ -359,35 +358,70 @@ class HTTPUpstream:
         self._usage = answer.usage
         return answer
 
-    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
+    def pieces(self) -> HTTPPieces:
         """Yield what each read of the upstream completes."""
-        codec = self._codec
-        if codec is None:
+        if self._codec is None:
             raise FramingError("a plain answer was asked for, not a stream", code="upstream_protocol")
-        async with aclosing(self._answer.chunks()) as chunks:
-            async for data in chunks:
-                if b"error" in data:
-                    data = without(data, self._secrets())
-                try:
-                    pieces = codec.feed(data)
-                except FramingError as exc:
-                    if exc.before:
-                        yield list(exc.before)
-                    raise
-                if pieces:
-                    yield self._redacted(pieces)
-        pieces = codec.finish()
-        if pieces:
-            yield self._redacted(pieces)
-
-    def _redacted(self, pieces: list[Piece]) -> list[Piece]:
-        error = pieces[-1].error
-        if error is not None:
-            redact(error, self._secrets())
-        return pieces
+        return HTTPPieces(self._answer.chunks(), self._codec, self._secrets)
 
     async def aclose(self) -> None:
         """Give the connection back, or cut it, and the key with it."""
         if self._lease is not None:
             self._lease.release()
         await self._answer.aclose()
+
+
+class HTTPPieces:
+    """The pieces of a streamed answer, as each read of the upstream completes some."""
+
+    __slots__ = ("_broken", "_chunks", "_codec", "_ended", "_secrets")
+
+    def __init__(self, chunks: Closable[bytes], codec: StreamCodec, secrets: Callable[[], tuple[str, ...]]) -> None:
+        self._chunks = chunks
+        self._codec = codec
+        self._secrets = secrets
+        self._ended = False
+        self._broken: FramingError | None = None
+        """To be raised next: what was whole before it went first."""
+
+    def __aiter__(self) -> HTTPPieces:
+        return self
+
+    async def __anext__(self) -> list[Piece]:
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
+            self._ended = True
+            raise broken
+        chunks, feed = self._chunks, self._codec.feed
+        while not self._ended:
+            try:
+                data = await chunks.__anext__()
+            except StopAsyncIteration:
+                self._ended = True
+                return self._redacted(self._codec.finish())
+            if b"error" in data:
+                data = without(data, self._secrets())
+            try:
+                pieces = feed(data)
+            except FramingError as exc:
+                if not exc.before:
+                    self._ended = True
+                    raise
+                self._broken = exc
+                return list(exc.before)
+            if pieces:
+                return pieces if pieces[-1].error is None else self._redacted(pieces)
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Ask for no more."""
+        self._ended = True
+        await self._chunks.aclose()
+
+    def _redacted(self, pieces: list[Piece]) -> list[Piece]:
+        if not pieces:
+            raise StopAsyncIteration
+        error = pieces[-1].error
+        if error is not None:
+            redact(error, self._secrets())
+        return pieces

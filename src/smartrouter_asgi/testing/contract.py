@@ -25,7 +25,7 @@ import inspect
 import math
 import re
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any
 
@@ -39,7 +39,7 @@ from ..deployment import Capabilities, Deployment, LoadedModel, ModelInfo
 from ..exceptions import AttemptError, FailureKind, RequestError, SmartRouterError
 from ..transport.framing import SSESplitter, sse_data
 from ..transport.httpx_transport import HttpxTransport
-from ..types import JSONObject, Operation
+from ..types import Closable, JSONObject, Operation
 from ..wire.call import Call, parse_call
 from ..wire.stream import Piece, PieceKind, Usage
 
@@ -750,7 +750,7 @@ async def _stream(backend: Backend, call: Call, model: str) -> tuple[list[Piece]
     return pieces, upstream
 
 
-async def _until_content(source: AsyncGenerator[list[Piece], None]) -> None:
+async def _until_content(source: Closable[list[Piece]]) -> None:
     async for pieces in source:
         if any(piece.kind is PieceKind.CONTENT for piece in pieces):
             return

@@ -25,6 +25,11 @@ class SSESplitter:
         self._carry = b""
         self._max = max_bytes
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no part of an event is waiting for its rest."""
+        return not self._carry
+
     def feed(self, data: bytes) -> list[bytes]:
         """Return the events completed by `data`, byte for byte. Raises `FramingError` over the limit."""
         carry = self._carry

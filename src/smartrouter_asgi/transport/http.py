@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
-from ..types import Headers
+from ..types import Closable, Headers
 
 
 class HTTPRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +35,7 @@ class HTTPAnswer(Protocol):
     async def read(self, limit: int) -> bytes:
         """Read the whole body, at most `limit` bytes. Raises `AttemptError` (502) when it breaks or is larger."""
 
-    def chunks(self) -> AsyncGenerator[bytes, None]:
+    def chunks(self) -> Closable[bytes]:
         """Yield the body as it arrives. Raises `AttemptError` of kind `RESET` when the connection breaks."""
 
     async def aclose(self) -> None:

@@ -21,7 +21,8 @@ class Watchdog:
     """Cancels a scope when the current phase lasts too long; `expired` then names the phase.
 
     Moving the deadline later costs an assignment: the timer that is already set looks again when it fires. Use inside
-    the scope, from its own task; call `close` when done.
+    the scope, from its own task; call `close` when done. After `patrol(seconds)` whoever moves it often may assign
+    `phase` and `deadline` without any call, as long as each phase lasts at least `seconds`.
 
     Time in which the loop stood still speaks against nobody. A deadline that is over gets a few turns of the loop, so
     that data which has come already can move it; a phase that ends in a stall gets as much time as the timer was late,
@@ -29,14 +30,16 @@ class Watchdog:
     """
 
     __slots__ = (
-        "_deadline",
         "_excused",
         "_grace_s",
         "_handle",
         "_loop",
+        "_patrol_s",
         "_scope",
         "_timer_at",
         "_total_at",
+        "clock",
+        "deadline",
         "expired",
         "phase",
     )
@@ -44,12 +47,16 @@ class Watchdog:
     def __init__(self, scope: Scope, *, total_at: float = math.inf) -> None:
         self._scope = scope
         self._loop = asyncio.get_running_loop()
+        self.clock = self._loop.time
+        """The loop's clock."""
         self._total_at = total_at
-        self._deadline = math.inf
+        self.deadline = math.inf
+        """When the phase that runs is over; on the loop's clock."""
         self.phase = ""
         """The phase that runs, or ran when time was up."""
         self._timer_at = math.inf
         self._handle: asyncio.Handle | None = None
+        self._patrol_s = math.inf
         self._excused = math.nan
         """The deadline that has had its grace, or is having it."""
         self._grace_s = 0.0
@@ -59,11 +66,18 @@ class Watchdog:
     def enter(self, phase: str, seconds: float) -> None:
         """Begin a phase that may last `seconds`; the deadline of the whole request stays the outer bound."""
         self.phase = phase
-        self._deadline = deadline = self._loop.time() + seconds
+        self.deadline = deadline = self._loop.time() + seconds
         if self._total_at < deadline:
             deadline = self._total_at
         if deadline < self._timer_at:
             self._arm(deadline)
+
+    def patrol(self, seconds: float) -> None:
+        """Look at the deadline every so many seconds from now on."""
+        self._patrol_s = seconds
+        at = min(self._loop.time() + seconds, self._total_at)
+        if at < self._timer_at:
+            self._arm(at)
 
     def bound(self, total_at: float) -> None:
         """Move the outer bound: a stream that has begun may go on to the deadline of the whole request."""
@@ -92,9 +106,9 @@ class Watchdog:
     def _fire(self) -> None:
         now = self._loop.time()
         late_s = now - self._timer_at
-        due = min(self._deadline, self._total_at)
+        due = min(self.deadline, self._total_at)
         if now < due:
-            self._arm(due)
+            self._arm(min(due, now + self._patrol_s))
             return
         if self._excused != due:
             self._excused = due
@@ -112,7 +126,7 @@ class Watchdog:
             self._handle = self._loop.call_soon(self._spare, turns - 1)
             return
         now = self._timer_at = self._loop.time()
-        if min(self._deadline, self._total_at) != self._excused:
+        if min(self.deadline, self._total_at) != self._excused:
             self._fire()
             return
         self._handle = None

@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 
 from ..exceptions import AttemptError, FailureKind, FramingError
-from ..transport.framing import SSESplitter, sse_data
+from ..transport.framing import MAX_FRAME_BYTES, SSESplitter, sse_data
 from .decoding import JSON_ERRORS, decode_json
 from .stream import Piece, PieceKind, Usage, truncated
 from .upstream_errors import ErrorBody, classify_error, read_error, scrub
 
 DONE_EVENT = b"data: [DONE]\n\n"
+
+_CONTENT = PieceKind.CONTENT  # looking a member up in its enumeration takes longer than all else that is done with it
 
 
 class _PlainPeek(msgspec.Struct):
@@ -98,6 +100,8 @@ class OpenAIStreamCodec:
         pieces: list[Piece] = []
         if self._done:
             return pieces
+        if self._spoken and self._splitter.is_empty and self._is_mere_text(data):
+            return [Piece(_CONTENT, data)]
         for event in self._splitter.feed(data):
             try:
                 if not event.isascii() and not is_utf8(event):
@@ -108,7 +112,7 @@ class OpenAIStreamCodec:
                     self._spoken
                     and event.startswith(b"data:")
                     and b'"error"' not in event
-                    and b'"usage"' not in event
+                    and event.count(b'"usage"') == event.count(b'"usage":null')
                     and (b'"finish_reason"' not in event or (self._choices == 1 and b'"finish_reason":null' in event))
                     and b"[DONE]" not in event
                 ):
@@ -122,6 +126,23 @@ class OpenAIStreamCodec:
             if piece.kind >= PieceKind.END:
                 break  # nothing follows it
         return pieces
+
+    def _is_mere_text(self, data: bytes) -> bool:
+        """Tell from its bytes whether a read is whole events that carry more text, and nothing else.
+
+        In JSON text a quote is escaped, so these marks cannot come from inside a string.
+        """
+        if not (data.startswith(b"data:") and data.endswith(b"\n\n")) or b"\r" in data or len(data) > MAX_FRAME_BYTES:
+            return False
+        if b'"error"' in data or b"[DONE]" in data or data.count(b"\n\n") != data.count(b"\n\ndata:") + 1:
+            return False
+        if b'"usage"' in data and data.count(b'"usage"') != data.count(b'"usage":null'):
+            return False
+        if b'"finish_reason"' in data and (
+            self._choices != 1 or data.count(b'"finish_reason"') != data.count(b'"finish_reason":null')
+        ):
+            return False
+        return data.isascii() or is_utf8(data)
 
     def finish(self) -> list[Piece]:
         """Say that the upstream ended."""

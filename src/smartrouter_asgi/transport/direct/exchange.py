@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 from ...exceptions import AttemptError
 from ...types import Headers
@@ -44,7 +43,7 @@ class Exchange:
         """Read the whole body; see `HTTPAnswer.read`."""
         parts: list[bytes] = []
         size = 0
-        while more := await self._parts():
+        while more := await self.parts():
             for part in more:
                 size += len(part)
             if size > limit:
@@ -52,21 +51,9 @@ class Exchange:
             parts += more
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body as it arrives; see `HTTPAnswer.chunks`.
-
-        The first parts come one by one, as from any other client: by them a reader decides whether the answer is any
-        good. Of the later ones those that came together are one.
-        """
-        singly = PARTS_ONE_BY_ONE
-        while parts := await self._parts():
-            if singly:
-                first, parts = parts[:singly], parts[singly:]
-                singly -= len(first)
-                for part in first:
-                    yield part
-            if parts:
-                yield parts[0] if len(parts) == 1 else b"".join(parts)
+    def chunks(self) -> Chunks:
+        """Yield the body as it arrives; see `HTTPAnswer.chunks`."""
+        return Chunks(self)
 
     async def aclose(self) -> None:
         """Close the connection, unless the answer has ended and let go of it already."""
@@ -87,7 +74,7 @@ class Exchange:
         self._exc = exc
         self.wake()
 
-    async def _parts(self) -> list[bytes]:
+    async def parts(self) -> list[bytes]:
         """Return what has come of the body, nothing at its end. Raises `AttemptError` where it breaks off."""
         parser = self.parser
         while True:
@@ -120,3 +107,44 @@ class Exchange:
             return local_error(self._backend)
         stale = self._reused and not self.parser.begun
         return disconnected_error(self._backend, reused=stale, body_bytes=self._body_bytes)
+
+
+class Chunks:
+    """The body of an answer as it arrives.
+
+    The first parts come one by one, as from any other client: by them a reader decides whether the answer is any good.
+    Of the later ones those that came together are one.
+    """
+
+    __slots__ = ("_exchange", "_first", "_singly")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._singly = PARTS_ONE_BY_ONE
+        self._first: list[bytes] = []
+        """Parts that came together and are still to be given one by one, the last one first."""
+
+    def __aiter__(self) -> Chunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._first:
+            return self._first.pop()
+        parts = await self._exchange.parts()
+        if len(parts) == 1:
+            if self._singly:
+                self._singly -= 1
+            return parts[0]
+        if not parts:
+            raise StopAsyncIteration
+        if not self._singly:
+            return b"".join(parts)
+        singly, self._singly = self._singly, max(0, self._singly - len(parts))
+        first, rest = parts[:singly], parts[singly:]
+        if rest:
+            first.append(b"".join(rest))
+        self._first = first[::-1]
+        return self._first.pop()
+
+    async def aclose(self) -> None:
+        """Ask for no more; the exchange is closed by itself."""

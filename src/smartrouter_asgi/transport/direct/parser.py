@@ -91,7 +91,8 @@ class AnswerParser:
         self._moved = False
         self._head_in_slice = False
         self._last_part = b""
-        self._tail = b""
+        self._tail: bytes | memoryview = b""
+        """What came last, five bytes of it at least."""
 
     def feed(self, data: bytes) -> None:
         """Read what has come. What breaks HTTP makes the answer `broken`; what came before it can still be taken."""
@@ -149,7 +150,7 @@ class AnswerParser:
                 self._parser = None
         if not self.has_head and not self._interims:
             self._held += data
-        self._tail = (self._tail + bytes(data[-5:]))[-5:]
+        self._tail = data if len(data) > 4 else bytes(self._tail[-4:]) + data
 
     def _mend(self, data: bytes | memoryview) -> bool:
         """Read a head again that says one length twice, once it is whole; tell whether that may be its fault."""
@@ -178,9 +179,9 @@ class AnswerParser:
             before = len(data) - len(part)
             if not self._head_in_slice:
                 return before == 0
-            head = (self._tail + bytes(data[max(0, before - 4) : before]))[-4:]
+            head = (bytes(self._tail[-4:]) + bytes(data[max(0, before - 4) : before]))[-4:]
             return head == _BLANK_LINE and data[before:] == part
-        end = (self._tail + bytes(data[-5:]))[-5:]
+        end = (bytes(self._tail[-5:]) + bytes(data[-5:]))[-5:]
         return end[1:] == _BLANK_LINE and end[0] not in b"\r\n"
 
     # -- called by the parser, inside `feed_data`
