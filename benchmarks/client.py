@@ -22,6 +22,8 @@ class Tally:
     requests: int = 0
     chunks: int = 0
     streams_begun: int = 0
+    warm: int = 0
+    """Connections that have had an answer, the window being open or not."""
     latency: list[int] = field(default_factory=list)
     first_token: list[int] = field(default_factory=list)
     delay: list[int] = field(default_factory=list)
@@ -51,7 +53,10 @@ class Exchange:
 
 
 class Connection(asyncio.Protocol):
-    """A keep-alive connection in a closed loop: the next request goes out when the last one is answered."""
+    """A keep-alive connection in a closed loop: the next request goes out when the last one is answered.
+
+    The first one goes out when it is told that it is `ready`.
+    """
 
     __slots__ = (
         "_buffer",
@@ -66,6 +71,7 @@ class Connection(asyncio.Protocol):
         "_tally",
         "_text",
         "_transport",
+        "_warm",
         "began",
     )
 
@@ -77,6 +83,7 @@ class Connection(asyncio.Protocol):
         self._pace_ns = exchange.pace_ms * 1_000_000
         self._request = exchange.rendered()
         self._transport: asyncio.Transport | None = None
+        self._warm = False
         self._reset()
 
     def _reset(self) -> None:
@@ -88,7 +95,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        self.ready()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
@@ -184,6 +190,9 @@ class Connection(asyncio.Protocol):
 
     def _complete(self, now: int) -> None:
         tally = self._tally
+        if not self._warm:
+            self._warm = True
+            tally.warm += 1
         if tally.open:
             tally.requests += 1
             tally.latency.append(now - self.began)

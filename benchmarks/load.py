@@ -21,7 +21,7 @@ from .child import new_loop, say
 from .client import Connection, Exchange, Leaver, Tally
 from .figures import quantiles
 from .schedule import PacedConnection, Schedule, Sender, ticking
-from .usage import cpu_s, machine_busy_s, rss_bytes, tree
+from .usage import cpu_s, machine_busy_s, rss_bytes, to_be_accepted, tree
 
 OPEN_TIMEOUT_S = 20.0
 PATIENCE_S = 10.0
@@ -51,6 +51,7 @@ class Job:
     leave: int = 0
     """Over 0: so many streams, each left by its client at the first chunk; `connections` of them at a time."""
     warmup_s: float = 0.3
+    """How long to wait when every connection has had an answer; 0: the window opens at once."""
     seconds: float = 1.0
     requests: int = 0
     """Over 0: the window ends with so many answers, at the latest after `seconds`."""
@@ -131,18 +132,23 @@ def _seen(tally: Tally) -> dict[str, object]:
 
 
 async def _connect(job: Job, connections: list[Connection], make: Callable[[Exchange], Connection]) -> None:
+    """Make all connections, then let them begin: a busy server on uvloop accepts but one in each turn of its loop."""
     loop, exchange = asyncio.get_running_loop(), job.exchange()
     for _ in range(job.connections):
         connection = make(exchange)
         connections.append(connection)
         await loop.create_connection(lambda made=connection: made, "127.0.0.1", job.port)
+    await _until(lambda: to_be_accepted(job.port) == 0, OPEN_TIMEOUT_S)
+    for connection in connections:
+        connection.ready()
         if job.pace_ms:  # spread over the pace, so that the streams do not all speak at once
             await asyncio.sleep(job.pace_ms / 1000 / job.connections)
 
 
 async def _closed_loop(job: Job, tally: Tally, meter: Meter, connections: list[Connection]) -> dict[str, object]:
     await _connect(job, connections, lambda exchange: Connection(tally, exchange))
-    open_s = await _all_begun(tally, job.connections) if job.hold else 0.0
+    if job.hold or job.warmup_s:
+        await _all_begun(job, tally)
     await asyncio.sleep(job.warmup_s)
     meter.start()
     tally.open = True
@@ -152,7 +158,7 @@ async def _closed_loop(job: Job, tally: Tally, meter: Meter, connections: list[C
         await asyncio.sleep(job.seconds)
         await _until(lambda: max(tally.requests, tally.chunks) >= job.least or bool(tally.errors), PATIENCE_S)
     tally.open = False
-    return {"open_s": open_s, **meter.read()}
+    return meter.read()
 
 
 async def _open_loop(job: Job, tally: Tally, meter: Meter, connections: list[Connection]) -> dict[str, object]:
@@ -183,6 +189,7 @@ async def _leaving(job: Job, tally: Tally, meter: Meter) -> dict[str, object]:
             left += 1
             leaver = Leaver(tally, exchange)
             await loop.create_connection(lambda made=leaver: made, "127.0.0.1", job.port)
+            leaver.ready()
             await leaver.left.wait()
 
     try:
@@ -194,11 +201,15 @@ async def _leaving(job: Job, tally: Tally, meter: Meter) -> dict[str, object]:
     return meter.read()
 
 
-async def _all_begun(tally: Tally, streams: int) -> float:
-    """Wait until every stream has brought its first chunk and return how long that took."""
-    started = time.monotonic()
-    await _until(lambda: tally.streams_begun >= streams or bool(tally.errors), OPEN_TIMEOUT_S)
-    return time.monotonic() - started
+async def _all_begun(job: Job, tally: Tally) -> None:
+    """Wait until every stream that is held has brought its first chunk, or every connection has had an answer."""
+
+    def begun() -> int:
+        return tally.streams_begun if job.hold else tally.warm
+
+    await _until(lambda: begun() >= job.connections or bool(tally.errors), OPEN_TIMEOUT_S)
+    if begun() < job.connections and not tally.errors:
+        tally.errors.append(f"only {begun()} of {job.connections} were answered within {OPEN_TIMEOUT_S:g} s")
 
 
 async def _until(true: Callable[[], bool], timeout_s: float) -> None:

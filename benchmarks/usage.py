@@ -57,6 +57,17 @@ def rss_bytes(pids: Iterable[int]) -> int:
     return total
 
 
+def to_be_accepted(port: int) -> int:
+    """Return how many connections to a port the kernel has made and its server has not taken yet."""
+    address, waiting = f"0100007F:{port:04X}", 0
+    with (_PROC / "net" / "tcp").open() as table:
+        for line in table:
+            _, local, _, state, queues, *_ = line.split()
+            if local == address and state == "0A":
+                waiting += int(queues.partition(":")[2], 16)
+    return waiting
+
+
 def machine_busy_s() -> float:
     """Return the CPU seconds that the whole machine has been busy, time stolen by the hypervisor included."""
     user, nice, system, _idle, _wait, irq, soft, steal = map(

@@ -59,17 +59,9 @@ def test_too_many_void_windows_end_the_run_though_each_was_repeated_well():
     assert windows.void == 4
 
 
-@pytest.mark.parametrize(
-    ("job", "seen"),
-    [
-        ({"hold": True}, {"streams": 1, "chunks": 9}),
-        ({}, {"requests": 0, "chunks": 0}),
-    ],
-    ids=["streams that never began", "no answer at all"],
-)
-def test_a_window_that_shows_nothing_is_void(job: dict[str, Any], seen: dict[str, Any]):
-    good = window(streams=2)
-    assert Windows(Load(window(**seen), good)).measure("router", {**JOB, **job}) is good
+def test_a_window_that_shows_nothing_is_void():
+    good = window()
+    assert Windows(Load(window(requests=0, chunks=0), good)).measure("router", JOB) is good
 
 
 def test_a_peer_without_a_valid_window_is_left_out_and_named():
