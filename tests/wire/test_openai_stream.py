@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from smartrouter_asgi.exceptions import AttemptError, FailureKind, FramingError
 from smartrouter_asgi.wire.openai import OpenAIStreamCodec, read_plain
-from smartrouter_asgi.wire.stream import PieceKind, Usage
+from smartrouter_asgi.wire.stream import Piece, PieceKind, Usage
 
 from ..harness.engines import DONE, ROLE, chunk
 
@@ -172,3 +172,64 @@ def test_a_plain_200_that_is_no_answer_is_a_failure(body: bytes, kind: FailureKi
     with pytest.raises(AttemptError) as caught:
         read_plain("b", body)
     assert (caught.value.kind, caught.value.status) == (kind, status)
+
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 5}
+EVENTS = st.one_of(
+    st.text(max_size=400).map(chunk),
+    st.text(max_size=20).map(lambda text: event({"choices": [{"delta": {"content": text}, "finish_reason": None}]})),
+    st.sampled_from(
+        [
+            b": ping\n\n",
+            event({"choices": [], "usage": None}).replace(b": null", b":null"),
+            event({"choices": [], "usage": USAGE}),
+            event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+            chunk("crlf").replace(b"\n\n", b"\r\n\r\n"),
+            b"event: message\n" + chunk("named"),
+            b"data: not json\n\n",
+            b'data: {"choices": "\xff"}\n\n',
+            event({"error": {"message": "broke"}}),
+            DONE,
+        ]
+    ),
+)
+
+
+def told(codec: OpenAIStreamCodec, reads: list[bytes]) -> tuple[bytes, str, Usage | None, set[int]]:
+    """Feed reads, and return what goes on, how that ended, and what was noted beside it."""
+    out: list[Piece] = []
+    try:
+        for read in reads:
+            out += codec.feed(read)
+            if out and out[-1].kind >= END:
+                break  # nobody asks for more
+        else:
+            out += codec.finish()
+    except FramingError as exc:
+        out += exc.before
+        end = exc.code
+    else:
+        end = out[-1].kind.name if out and out[-1].kind >= END else "open"
+    return b"".join(piece.data for piece in out), end, codec.usage, codec._finished
+
+
+@given(st.lists(EVENTS, max_size=12), st.integers(1, 2), st.data())
+def test_a_large_read_says_what_its_events_say_one_by_one(events: list[bytes], choices: int, data: st.DataObject):
+    """Text that is told from its bytes as a whole goes out as it would event by event; so does all around it."""
+    events = [ROLE, chunk("begun"), *events]
+    stream = b"".join(events)
+    places = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=3)))
+    reads = [stream[a:b] for a, b in zip([0, *places], [*places, len(stream)], strict=True)]
+    one_by_one = told(OpenAIStreamCodec("b", choices=choices), events)
+    assert told(OpenAIStreamCodec("b", choices=choices), reads) == one_by_one
+
+
+@pytest.mark.parametrize("last", [chunk(finish="stop"), event({"choices": [], "usage": USAGE}), DONE])
+def test_the_text_before_an_end_in_one_large_read_is_one_piece(last: bytes):
+    """However many events it was: nothing is done for each of them."""
+    codec = OpenAIStreamCodec("b")
+    codec.feed(ROLE + chunk("begun"))
+    text = b"".join(chunk(f"word {number}") for number in range(100))
+    pieces = codec.feed(text + last + DONE)
+    assert pieces[0] == (CONTENT, text, None)
+    assert len(pieces) == 2 + (last != DONE)

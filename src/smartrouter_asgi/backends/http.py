@@ -399,7 +399,7 @@ class HTTPPieces:
             except StopAsyncIteration:
                 self._ended = True
                 return self._redacted(self._codec.finish())
-            if b"error" in data:
+            if data.find(b"error") >= 0:
                 data = without(data, self._secrets())
             try:
                 pieces = feed(data)
