@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from contextlib import aclosing
@@ -12,6 +13,7 @@ import anyio
 import pytest
 import trustme
 
+from smartrouter_asgi.transport.direct import dial
 from smartrouter_asgi.transport.direct.connection import Connection
 from smartrouter_asgi.transport.direct.transport import DirectTransport
 
@@ -147,6 +149,20 @@ def test_row_58_a_handshake_cancelled_at_any_turn_leaves_no_socket(native: bool)
 def test_row_58_a_name_looked_up_in_vain_leaves_no_socket(native: bool):
     """Of several addresses too."""
     assert at_every_turn(native, reused=False, body=b"{}", host="localhost", tls=None) >= 6
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["task.cancel", "scope"])
+@pytest.mark.parametrize("delay_s", [0.0, 60.0], ids=["side by side", "in turns"])
+def test_row_58_addresses_tried_in_vain_leave_no_socket(monkeypatch: pytest.MonkeyPatch, native: bool, delay_s: float):
+    """Nor does the one that had just won; and who was cancelled stays so."""
+
+    async def resolve(host: str, port: int) -> list[dial.Address]:
+        await asyncio.sleep(0)
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, ("127.0.0.1", port))] * 3
+
+    monkeypatch.setattr(dial, "resolve", resolve)
+    monkeypatch.setattr(dial, "HAPPY_EYEBALLS_DELAY_S", delay_s)
+    assert at_every_turn(native, reused=False, body=b"{}", host="engine.test", tls=None) >= 6
 
 
 @on_both_loops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import socket
@@ -20,6 +21,7 @@ from smartrouter_asgi.transport.direct.parser import MAX_HEAD_BYTES
 from smartrouter_asgi.transport.direct.pool import Pool
 from smartrouter_asgi.transport.direct.transport import DirectTransport
 
+from ..harness.engines import silent
 from ..harness.loops import on_both_loops
 from ..harness.servers import Exchange, RawServer
 from ..harness.waiting import until
@@ -138,6 +140,19 @@ async def test_row_21_words_on_an_idle_connection_are_nobody_s_answer(garbage: b
             await until(lambda: server.open_connections == 0, within_s=2)  # long before it is too old
         assert await fetch(transport, server.base_url) == b"hello"
         assert server.connections == 2
+
+
+@on_both_loops
+async def test_a_connection_that_its_server_has_closed_is_forgotten():
+    """At once, not when it is wanted."""
+    async with RawServer(writing(HELLO)) as server, lane() as transport:
+        await fetch(transport, server.base_url)
+        connections: Any = transport._pool
+        assert connections.idle == 1
+        server.exchanges[0].writer.close()
+        await until(lambda: connections.idle == 0, within_s=2)
+        assert not connections._by_origin
+        assert not connections._connections
 
 
 @on_both_loops
@@ -546,6 +561,34 @@ async def test_a_silent_address_is_overtaken(monkeypatch: pytest.MonkeyPatch):
         assert ended.is_set()
 
 
+async def test_a_name_without_an_address_is_none(monkeypatch: pytest.MonkeyPatch):
+    """Some resolvers answer with an empty list instead of an error."""
+
+    async def getaddrinfo(*_: Any, **__: Any) -> Any:
+        return []
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    async with lane() as transport:
+        assert (await failure(transport, "http://engine/")).code == "upstream_dns"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_what_fails_once_a_socket_is_connected_is_told_apart(monkeypatch: pytest.MonkeyPatch, scheme: str):
+    """A limit of this machine, else the handshake where there is one."""
+    reason = errno.ENOBUFS
+
+    async def create_connection(*_: Any, **__: Any) -> Any:
+        raise OSError(reason, "no")
+
+    async with RawServer(writing(HELLO)) as server, lane() as transport:
+        url = server.base_url.replace("http:", f"{scheme}:")
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", create_connection)
+        assert (await failure(transport, url)).code == "gateway_overloaded"
+        reason = errno.ECONNRESET
+        assert (await failure(transport, url)).code == ("upstream_tls" if scheme == "https" else "no_backend")
+        await until(lambda: server.open_connections == 0)
+
+
 async def test_families_take_turns(monkeypatch: pytest.MonkeyPatch):
     """One family that leads nowhere costs one delay, not one for each of its addresses."""
     inet = [(socket.AF_INET, 1, 6, "", (f"127.0.0.{n}", 1)) for n in range(3)]
@@ -580,6 +623,19 @@ async def test_a_connection_that_is_lost_before_it_is_used_ends_its_exchange():
         assert caught.value.kind is FailureKind.RESET
 
 
+async def test_a_connection_that_this_machine_could_not_hold_is_nobody_s_fault():
+    """Its memory for sockets, say."""
+    async with RawServer(silent) as server, lane() as transport:
+        task = asyncio.create_task(fetch(transport, server.base_url))
+        await server.seen(1)
+        (connection,) = transport.busy
+        connection._let_go(OSError(errno.ENOBUFS, "no"))
+        connection.abort()
+        with pytest.raises(AttemptError) as caught:
+            await task
+        assert (caught.value.kind, caught.value.code) == (FailureKind.LOCAL, "gateway_overloaded")
+
+
 @on_both_loops
 async def test_closing_closes_what_is_idle_and_what_is_under_way():
     """Sockets are closed when it returns; afterwards it can be used again."""
@@ -605,6 +661,7 @@ async def test_each_loop_has_connections_of_its_own():
         transport = DirectTransport()
         for _ in range(3):
             assert await asyncio.to_thread(asyncio.run, fetch(transport, server.base_url)) == b"hello"
+        await transport.aclose()
         assert await fetch(transport, server.base_url) == b"hello"
         await transport.aclose()
     gc.collect()  # what the closed loops left behind warns here, where that is expected

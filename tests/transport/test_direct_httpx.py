@@ -52,7 +52,10 @@ async def test_the_openai_sdk_speaks_through_it():
             async with await sdk.chat.completions.create(model="chat", messages=MESSAGES, stream=True) as stream:
                 await anext(stream)
             await asyncio.wait_for(server.exchanges[-1].closed.wait(), 5)
-        await until(lambda: server.open_connections == 0)
+            server.script = good
+            await sdk.models.list()
+            assert server.open_connections == 1
+        await until(lambda: server.open_connections == 0, within_s=2)  # long before it is too old
 
 
 async def test_it_sends_what_httpx_would():
