@@ -488,7 +488,7 @@ async def test_a_url_that_leads_nowhere_is_told(url: str):
     """It is nobody's fault but the configuration's."""
     async with lane() as transport:
         error = await failure(transport, url)
-        assert (error.kind, error.status) == (FailureKind.CONNECT, 503)
+        assert (error.kind, error.code, error.status) == (FailureKind.CONNECT, "no_backend", 503)
 
 
 @on_both_loops
