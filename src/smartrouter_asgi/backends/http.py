@@ -348,7 +348,7 @@ class HTTPUpstream:
     async def read(self) -> PlainAnswer:
         """Read the whole answer."""
         body = await self._answer.read(MAX_ANSWER_BYTES)
-        if b'"error"' in body:
+        if body.find(b'"error"') >= 0:
             body = without(body, self._secrets())
         try:
             answer = self._exchange.decode(body)

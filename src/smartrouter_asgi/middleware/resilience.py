@@ -6,7 +6,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 import anyio
 
@@ -113,9 +114,11 @@ class ResilienceMiddleware:
             if plan is None and self._key is None:
                 self._learn(route_path(scope), state.status)
 
-    async def _run(self, request: _Attempts, state: RequestState, candidates: Sequence[Deployment]) -> None:
+    def _run(
+        self, request: _Attempts, state: RequestState, candidates: Sequence[Deployment]
+    ) -> Coroutine[Any, Any, None]:
         call = state.call
-        await self._loop.run(
+        return self._loop.run(
             request,
             candidates,
             operation=call.breaker_operation if call is not None else "call",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 import msgspec
@@ -76,7 +76,7 @@ class AttemptLoop:
     poison: dict[tuple[str, str], PoisonBook] = field(default_factory=dict)
     """Requests that keep failing, by backend and operation."""
 
-    async def run(
+    def run(
         self,
         request: Request,
         candidates: Sequence[Deployment],
@@ -86,7 +86,7 @@ class AttemptLoop:
         client_retry: bool = False,
         begin: bool = False,
         before: int = 0,
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """Make attempts at `request` until one returns.
 
         `before` counts the attempts that it has made already. `begin` takes the permit before each attempt, for inner
@@ -100,7 +100,7 @@ class AttemptLoop:
             policy = replace(policy, max_retries=max(0, policy.max_retries - used))
         elif not client_retry:  # one request, however many candidates it goes to in the end
             self.budgets.deposit(candidates[0].backend, self.clock())
-        route = _Route(
+        return _Route(
             loop=self,
             request=request,
             policy=policy,
@@ -110,13 +110,7 @@ class AttemptLoop:
             begin=begin,
             made=before,
             earns=not client_retry,
-        )
-        try:
-            await route.run()
-        except DeadlineExceededError as exc:
-            if request.committed:
-                raise
-            raise RouteExhaustedError(exc, tuple(records)) from exc
+        ).run()
 
 
 class _Route(msgspec.Struct, kw_only=True, eq=False):
@@ -141,8 +135,13 @@ class _Route(msgspec.Struct, kw_only=True, eq=False):
         while True:
             attempt = self.attempt(index, lease)
             try:
-                after_s = self._hedged_after_s(attempt)
+                after_s = None if self.loop.hedging is None else self._hedged_after_s(attempt, self.loop.hedging)
                 error = await (self.once(index, attempt) if after_s is None else race(self, index, attempt, after_s))
+            except DeadlineExceededError as exc:
+                let_go(attempt.lease, busy=False)
+                if self.request.committed:
+                    raise
+                raise RouteExhaustedError(exc, tuple(self.request.records)) from exc
             except BaseException:
                 let_go(attempt.lease, busy=False)  # unless the gate has let go of it already
                 raise
@@ -319,10 +318,9 @@ class _Route(msgspec.Struct, kw_only=True, eq=False):
 
     # -- hedges; see `racing`
 
-    def _hedged_after_s(self, attempt: Attempt) -> float | None:
+    def _hedged_after_s(self, attempt: Attempt, hedging: Hedging) -> float | None:
         """Return how long an attempt may stay silent before it gets a hedge; None: for ever."""
-        hedging = self.loop.hedging
-        if hedging is None or self.operation != "stream" or self.begin or len(self.candidates) < 2:
+        if self.operation != "stream" or self.begin or len(self.candidates) < 2:
             return None
         return hedging.after_s(attempt.deployment)
 
