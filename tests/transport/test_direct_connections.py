@@ -95,6 +95,30 @@ async def test_an_idle_connection_is_closed_in_time(monkeypatch: pytest.MonkeyPa
 
 
 @on_both_loops
+async def test_each_idle_connection_has_its_own_time(monkeypatch: pytest.MonkeyPatch):
+    """The end of one is not the end of those that were used after it."""
+    monkeypatch.setattr(pool, "KEEPALIVE_EXPIRY_S", 0.5)
+    release = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.path == "/later":
+            await release.wait()
+        await exchange.write(HELLO)
+
+    async with RawServer(script) as server, lane() as transport:
+        later = asyncio.create_task(fetch(transport, f"{server.base_url}/later"))
+        await server.seen(1)
+        await fetch(transport, server.base_url)
+        connections: Any = transport._pool
+        asyncio.get_running_loop().call_later(0.25, release.set)
+        await later
+        assert connections.idle == 2
+        await until(lambda: connections.idle != 2)
+        assert connections.idle == 1
+        await until(lambda: connections.idle == 0)
+
+
+@on_both_loops
 async def test_a_connection_that_is_too_old_is_not_taken(monkeypatch: pytest.MonkeyPatch):
     """Though the loop was too busy to close it in time."""
     async with RawServer(writing(HELLO)) as server, lane() as transport:
@@ -534,6 +558,28 @@ async def test_the_next_address_is_tried_when_one_refuses(monkeypatch: pytest.Mo
         assert await fetch(transport, "http://engine/") == b"hello"
         found[:] = [address(closed), address(closed)]
         assert (await failure(transport, "http://other/")).code == "no_backend"
+
+
+@on_both_loops
+async def test_an_address_that_connects_is_the_only_one_asked(monkeypatch: pytest.MonkeyPatch):
+    """The others wait for their turn."""
+    connect, asked = dial._connect, []
+
+    async def counting(where: dial.Address) -> socket.socket:
+        asked.append(where)
+        return await connect(where)
+
+    monkeypatch.setattr(dial, "_connect", counting)
+    monkeypatch.setattr(dial, "HAPPY_EYEBALLS_DELAY_S", 60)
+    async with RawServer(writing(HELLO)) as server, lane() as transport:
+        here = address(int(server.base_url.rpartition(":")[2]))
+
+        async def resolve(host: str, port: int) -> list[dial.Address]:
+            return [here, here, here]
+
+        monkeypatch.setattr(dial, "resolve", resolve)
+        assert await fetch(transport, "http://engine/") == b"hello"
+        assert len(asked) == 1
 
 
 @on_both_loops
