@@ -175,8 +175,7 @@ async def test_a_connection_that_its_server_has_closed_is_forgotten():
         assert connections.idle == 1
         server.exchanges[0].writer.close()
         await until(lambda: connections.idle == 0, within_s=2)
-        assert not connections._by_origin
-        assert not connections._connections
+        assert not connections.busy
 
 
 @on_both_loops
