@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_unsent",
         "idle_since",
+        "is_idle",
         "origin",
     )
 
@@ -64,6 +65,8 @@ class Connection(asyncio.Protocol):
         self.origin = origin
         self.idle_since = 0.0
         """When it was given back, on the loop's clock."""
+        self.is_idle = False
+        """The pool has it, and may give it to the next request."""
         self._pool = pool
         self._exchange: Ending | None = None
         self._transport: asyncio.Transport | None = None

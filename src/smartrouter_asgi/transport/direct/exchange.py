@@ -29,7 +29,7 @@ class Exchange:
         self._waiter: asyncio.Future[None] | None = None
         self._exc: BaseException | None = None
 
-    async def head(self) -> None:
+    async def head(self) -> Exchange:
         """Wait for status and headers. Raises `AttemptError`, see `Transport.open`."""
         parser = self.parser
         while not parser.has_head:
@@ -38,10 +38,15 @@ class Exchange:
             await self._wait()
         self.status = parser.status
         self.headers = parser.headers
+        return self
 
     async def read(self, limit: int) -> bytes:
         """Read the whole body; see `HTTPAnswer.read`."""
-        parts: list[bytes] = []
+        parser = self.parser
+        if parser.complete and parser.unread_bytes <= limit:
+            parts = parser.take()
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        parts = []
         size = 0
         while more := await self.parts():
             for part in more:

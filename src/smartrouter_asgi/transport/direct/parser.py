@@ -24,6 +24,7 @@ SLICE_BYTES = 64 * 1024
 """The parser gets no more at once, so that what it holds back inside stays bounded."""
 NO_BODY = frozenset({204, 304})
 
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _BLANK_LINE = b"\r\n\r\n"
 _VERSIONS = frozenset({"1.0", "1.1"})
 
@@ -39,60 +40,36 @@ class AnswerParser:
     and nothing came after the end.
     """
 
-    __slots__ = (
-        "_chunked",
-        "_framed",
-        "_head_bytes",
-        "_head_in_slice",
-        "_held",
-        "_interims",
-        "_last_part",
-        "_mended",
-        "_moved",
-        "_parser",
-        "_parts",
-        "_silent_bytes",
-        "_tail",
-        "_to_head",
-        "_until_close",
-        "begun",
-        "broken",
-        "complete",
-        "has_head",
-        "headers",
-        "reusable",
-        "status",
-        "unread_bytes",
-    )
+    # What every answer begins with stands at the class: most answers never change most of it.
+
+    begun = False
+    """A byte has come, be it of a 1xx."""
+    has_head = False
+    complete = False
+    broken = False
+    reusable = False
+    status = 0
+    unread_bytes = 0
+    _chunked = False
+    _framed = False
+    _until_close = False
+    _held = b""
+    """What has come of a head that is not whole yet."""
+    _mended = False
+    _interims = 0
+    _silent_bytes = 0
+    _moved = False
+    _head_in_slice = False
+    _last_part = b""
+    _tail: bytes | memoryview = b""
+    """What came last, five bytes of it at least."""
 
     def __init__(self, *, to_head: bool = False) -> None:
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._to_head = to_head
         """The request was a HEAD: the answer ends with its own head, whatever that says of a body."""
-        self.begun = False
-        """A byte has come, be it of a 1xx."""
-        self.has_head = False
-        self.complete = False
-        self.broken = False
-        self.reusable = False
-        self.status = 0
         self.headers: Headers = []
-        self.unread_bytes = 0
         self._parts: list[bytes] = []
-        self._chunked = False
-        self._framed = False
-        self._until_close = False
-        self._held = b""
-        """What has come of a head that is not whole yet."""
-        self._mended = False
-        self._interims = 0
-        self._head_bytes = 0
-        self._silent_bytes = 0
-        self._moved = False
-        self._head_in_slice = False
-        self._last_part = b""
-        self._tail: bytes | memoryview = b""
-        """What came last, five bytes of it at least."""
 
     def feed(self, data: bytes) -> None:
         """Read what has come. What breaks HTTP makes the answer `broken`; what came before it can still be taken."""
@@ -166,7 +143,7 @@ class AnswerParser:
             return False
         self._mended = True
         self.headers = []
-        self._head_bytes = self._silent_bytes = 0
+        self._silent_bytes = 0
         self._framed = self._chunked = False
         self._parser = httptools.HttpResponseParser(self)
         self.feed(again)
@@ -195,17 +172,11 @@ class AnswerParser:
         """Take a header, or read over a trailer: nothing an engine says there counts."""
         if self.has_head:
             return
-        self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise _BrokenError
         name = name.lower()
         value = value.strip(b" \t")
-        if name == b"transfer-encoding":
-            if self._framed or value.lower() != b"chunked":
-                raise _BrokenError
-            self._framed = self._chunked = True
-        elif name == b"content-length":
-            if self._framed:
+        if name in _FRAMING:
+            self._chunked = name == b"transfer-encoding"
+            if self._framed or (self._chunked and value.lower() != b"chunked"):
                 raise _BrokenError
             self._framed = True
         self.headers.append((name, value))
@@ -215,6 +186,8 @@ class AnswerParser:
         parser = self._parser
         assert parser is not None
         self._moved = self._head_in_slice = True
+        if self._silent_bytes and sum(len(n) + len(v) + 4 for n, v in self.headers) > MAX_HEAD_BYTES:
+            raise _BrokenError  # a head that came in one slice is smaller than that
         version = parser.get_http_version()
         if version not in _VERSIONS:
             raise _BrokenError
@@ -246,4 +219,3 @@ class AnswerParser:
             self.complete = True
         else:
             self.headers = []
-            self._head_bytes = 0

@@ -18,9 +18,10 @@ class Pool:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._connections: set[Connection] = set()
-        self._idle: dict[Connection, None] = {}
-        """In the order in which they were given back."""
-        self._by_origin: dict[Origin, dict[Connection, None]] = {}
+        self._idle: dict[Origin, list[Connection]] = {}
+        """By origin, in the order in which they were given back."""
+        self.idle = 0
+        """How many wait for a request."""
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
 
@@ -32,12 +33,7 @@ class Pool:
     @property
     def busy(self) -> list[Connection]:
         """Connections that carry an exchange, or are lost for any."""
-        return [one for one in self._connections if one not in self._idle]
-
-    @property
-    def idle(self) -> int:
-        """How many wait for a request."""
-        return len(self._idle)
+        return [one for one in self._connections if not one.is_idle]
 
     def add(self, connection: Connection) -> None:
         """Count a connection that was made; it is busy until it is given back."""
@@ -45,10 +41,11 @@ class Pool:
 
     def take(self, origin: Origin) -> Connection | None:
         """Return an idle connection that can be used, or None; those that cannot are closed."""
-        idle = self._by_origin.get(origin)
+        idle = self._idle.get(origin)
         while idle:
-            connection = next(reversed(idle))
-            self._remove(connection)
+            connection = idle.pop()
+            connection.is_idle = False
+            self.idle -= 1
             if self._loop.time() - connection.idle_since < KEEPALIVE_EXPIRY_S and connection.is_quiet:
                 return connection
             connection.abort()
@@ -57,18 +54,21 @@ class Pool:
     def give(self, connection: Connection) -> None:
         """Take a connection back."""
         connection.idle_since = now = self._loop.time()
-        self._idle[connection] = None
-        self._by_origin.setdefault(connection.origin, {})[connection] = None
-        if len(self._idle) > MAX_IDLE:
-            oldest = next(iter(self._idle))
-            self._remove(oldest)
-            oldest.abort()
+        connection.is_idle = True
+        idle = self._idle.get(connection.origin)
+        if idle is None:
+            idle = self._idle[connection.origin] = []
+        idle.append(connection)
+        self.idle += 1
+        if self.idle > MAX_IDLE:
+            self._close(min((same[0] for same in self._idle.values() if same), key=_idle_since))
         if self._timer is None:
             self._timer = self._loop.call_at(now + KEEPALIVE_EXPIRY_S, self._sweep)
 
     def forget(self, connection: Connection) -> None:
         """Drop a connection that is no more."""
-        self._remove(connection)
+        if connection.is_idle:
+            self._remove(connection)
         self._connections.discard(connection)
         if not self._connections and self._emptied is not None:
             self._emptied.set()
@@ -85,21 +85,28 @@ class Pool:
             await self._emptied.wait()
 
     def _sweep(self) -> None:
+        """Close what has waited too long, and look again when the next one will have."""
         self._timer = None
         now = self._loop.time()
-        while self._idle:
-            oldest = next(iter(self._idle))
-            due = oldest.idle_since + KEEPALIVE_EXPIRY_S
-            if due > now:
-                self._timer = self._loop.call_at(due, self._sweep)
-                return
-            self._remove(oldest)
-            oldest.abort()
+        due = []
+        for same in list(self._idle.values()):
+            while same and same[0].idle_since + KEEPALIVE_EXPIRY_S <= now:
+                self._close(same[0])
+            if same:
+                due.append(same[0].idle_since + KEEPALIVE_EXPIRY_S)
+        self._idle = {origin: same for origin, same in self._idle.items() if same}
+        if due:
+            self._timer = self._loop.call_at(min(due), self._sweep)
+
+    def _close(self, connection: Connection) -> None:
+        self._remove(connection)
+        connection.abort()
 
     def _remove(self, connection: Connection) -> None:
-        if connection in self._idle:
-            del self._idle[connection]
-            same = self._by_origin[connection.origin]
-            del same[connection]
-            if not same:
-                del self._by_origin[connection.origin]
+        self._idle[connection.origin].remove(connection)
+        connection.is_idle = False
+        self.idle -= 1
+
+
+def _idle_since(connection: Connection) -> float:
+    return connection.idle_since

@@ -66,8 +66,7 @@ class DirectTransport:
         else:
             head += b"\r\n"
         connection.begin(exchange, head, body)
-        await exchange.head()
-        return exchange
+        return await exchange.head()
 
     async def aclose(self) -> None:
         """Close all connections; the transport can be used again afterwards."""
