@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 
 _LENGTH = re.compile(rb"\r\ncontent-length:([^\r\n]*)(?=\r\n)", re.IGNORECASE)
-_MAYBE = re.compile(rb"\r\ncontent-length:[ \t]*\d+[ \t]*(?:,|\r\n(?:[^\r\n]+\r\n)*content-length:)", re.IGNORECASE)
+_REPEATED = re.compile(
+    rb"\r\ncontent-length:[ \t]*\d+[ \t]*(?:(?=,)|\r\n(?:[^\r\n]+\r\n)*(?=content-length:))", re.IGNORECASE
+)
 _END = b"\r\n\r\n"
 
 
-def may_repeat_length(begun: bytes | bytearray) -> bool:
-    """Tell whether a head, perhaps not yet whole, says a length for the second time."""
-    return _MAYBE.search(begun) is not None
+def repeated_at(begun: bytes) -> int | None:
+    """Return where a head, perhaps not yet whole, begins to say a length for the second time, if it does."""
+    found = _REPEATED.search(begun)
+    return found.end() if found is not None else None
 
 
 def with_one_length(data: bytes) -> bytes | None:

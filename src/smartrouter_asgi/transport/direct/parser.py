@@ -14,7 +14,7 @@ from __future__ import annotations
 import httptools
 
 from ...types import Headers
-from .lengths import may_repeat_length, with_one_length
+from .lengths import repeated_at, with_one_length
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a head; also of what may come in a row without a byte of body: chunk extensions, trailers."""
@@ -132,8 +132,10 @@ class AnswerParser:
     def _mend(self, data: bytes | memoryview) -> bool:
         """Read a head again that says one length twice, once it is whole; tell whether that may be its fault."""
         held = self._held = self._held + data
+        is_news = self._parser is not None
         self._parser = None
-        if self.has_head or self._mended or self._interims or not may_repeat_length(held):
+        at = None if self.has_head or self._mended or self._interims else repeated_at(held)
+        if at is None or (is_news and _breaks(held[:at])):
             return False
         if b"\r\n\r\n" not in held:
             self.broken = len(held) > MAX_HEAD_BYTES
@@ -219,3 +221,10 @@ class AnswerParser:
             self.complete = True
         else:
             self.headers = []
+
+
+def _breaks(begun: bytes) -> bool:
+    """Tell whether a head is broken already in what has come of it."""
+    parser = AnswerParser()
+    parser.feed(begun)
+    return parser.broken
