@@ -14,6 +14,7 @@ def test_every_demand_names_its_tests():
     lines = [line for line in (HERE / "README.md").read_text().splitlines() if line.startswith("| ")][1:]
     assert len(lines) > 15
     for line in lines:
-        assert (named := NAMED.findall(line)), line
+        named = NAMED.findall(line)
+        assert named, line
         for file, test in named:
             assert f"def {test}(" in (HERE / file).read_text() or not test, f"there is no {test} in {file}"
