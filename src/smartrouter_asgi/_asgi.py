@@ -112,9 +112,15 @@ async def with_envelope(
 
 
 async def with_body(
-    app: ASGIApp, scope: Scope, receive: Receive, send: Send, state: RequestState, limits: BodyLimits
+    app: ASGIApp,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    state: RequestState,
+    limits: BodyLimits,
+    native: bool = False,
 ) -> None:
-    """Read the body, then call `app` with a replay of it, cancelled as soon as the client leaves.
+    """Read the body, then call `app` with a replay of it, cancelled as soon as the client leaves; see `run_watched`.
 
     Raises `BodyTooLargeError` (413) without reading the rest, `BodyTimeoutError` (408), and the error a request was
     ended with, unless it was committed by then.
@@ -125,7 +131,7 @@ async def with_body(
         state.outcome = "client_disconnected"
         return
     state.body = body
-    await run_watched(app, scope, ReplayReceive(body, state), send, receive=receive, state=state)
+    await run_watched(app, scope, ReplayReceive(body, state), send, receive=receive, state=state, native=native)
     if state.disconnected:
         state.outcome = "client_disconnected"
     elif state.ended is not None and not state.committed:

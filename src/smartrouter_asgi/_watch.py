@@ -1,8 +1,9 @@
 """The one extra task of a request: the layers run in it, while the server's own task waits for the client to leave.
 
-A server may cancel its task natively, and httpx 0.28 loses the connection of an exchange that is cancelled so
-(encode/httpcore#1093). Here that never reaches an exchange: whatever ends the wait, a client that leaves, a server's
-`task.cancel()` or a host's cancel scope, cancels the work by the anyio scope it runs in, and waits for its end.
+A server may cancel its task natively, again and again, and httpx 0.28 loses the connection of an exchange that is
+cancelled so (encode/httpcore#1093). Here that never reaches an exchange: whatever ends the wait, a client that leaves,
+a server's `task.cancel()` or a host's cancel scope, ends the work once, in the way that it bears, and waits for its
+end. Around apps from outside the package that is an anyio scope.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ._scopes import cancel_scope
+from ._scopes import NativeWork, cancel_scope
 
 if TYPE_CHECKING:
     from .state import RequestState
@@ -23,15 +24,28 @@ logger = logging.getLogger("smartrouter_asgi")
 
 
 async def run_watched(
-    app: ASGIApp, scope: Scope, replay: Receive, send: Send, *, receive: Receive, state: RequestState
+    app: ASGIApp,
+    scope: Scope,
+    replay: Receive,
+    send: Send,
+    *,
+    receive: Receive,
+    state: RequestState,
+    native: bool = False,
 ) -> None:
     """Call `app(scope, replay, send)` in a task of its own; it is cancelled once `receive` tells that the client left.
 
     Raises what the app raises. Cancelled, it cancels the app and waits for its end. A complete answer is not a client
-    that left.
+    that left. `native`: whatever in the app does not bear a native cancellation has a `GuardedScope` around it.
     """
-    state.work = work = cancel_scope()
-    task = asyncio.get_running_loop().create_task(_within(work, app, scope, replay, send))
+    work: NativeWork | anyio.CancelScope
+    if native:
+        state.work = work = NativeWork()
+        task = asyncio.get_running_loop().create_task(_cancelled_natively(work, app, scope, replay, send))
+        work.begin(task)
+    else:
+        state.work = work = cancel_scope()
+        task = asyncio.get_running_loop().create_task(_within(work, app, scope, replay, send))
     try:
         message = await _Watch(task).receive(receive, state)
         if message is not None and message["type"] == "http.disconnect":
@@ -52,7 +66,8 @@ async def run_watched(
         if not task.cancelled():
             task.exception()  # seen: the cancellation goes before it
         raise
-    task.result()
+    if not (task.cancelled() and work.cancel_called):  # ended before it had begun
+        task.result()
 
 
 class _Watch:
@@ -103,6 +118,15 @@ async def _within(work: anyio.CancelScope, app: ASGIApp, scope: Scope, receive: 
     """Call an app inside a scope that another task may cancel."""
     with work:
         await app(scope, receive, send)
+
+
+async def _cancelled_natively(work: NativeWork, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Call an app; that it was ended as it should be is no error."""
+    try:
+        await app(scope, receive, send)
+    except asyncio.CancelledError:
+        if not work.cancel_called:
+            raise
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -133,6 +133,7 @@ class SmartRouter:
         self.health = BackendHealth(self.backends, self._breaker_state)
         self.metrics.on_scrape.append(self._update_gauges)
         self._drain = Drain()
+        self._questions: set[asyncio.Future[bool | None]] = set()
         self._in_lifespan = False
         self._told_about_lifespan = False
         self._body = BodyLimits(max_bytes=settings.server.max_body_bytes)
@@ -218,7 +219,7 @@ class SmartRouter:
         try:
             if not self._in_lifespan:
                 self._tell_about_lifespan()
-            await with_body(self._inference.resolved, scope, receive, send, state, self._body)
+            await with_body(self._inference.resolved, scope, receive, send, state, self._body, native=True)
         finally:
             self._drain.leave(state)
 
@@ -343,8 +344,14 @@ class SmartRouter:
         return not self.backends[deployment.backend].capabilities.loads_on_demand
 
     async def _is_idle(self, deployment: Deployment) -> bool | None:
+        """Ask an engine, in a task of its own: a request that is cancelled natively must not break a control call."""
         backend = self.backends[deployment.backend]
-        return await backend.is_idle(deployment.model) if backend.capabilities.can_report_idle else None
+        if not backend.capabilities.can_report_idle:
+            return None
+        question = asyncio.ensure_future(backend.is_idle(deployment.model))
+        self._questions.add(question)
+        question.add_done_callback(self._questions.discard)
+        return await asyncio.shield(question)
 
     def _breaker_state(self, backend: str) -> str:
         """Return the worst state among a backend's breakers."""

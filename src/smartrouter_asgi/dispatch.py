@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._asgi import BodyLimits, at_the_edge, route_path
-from ._scopes import NativeScope, cancel_scope
+from ._scopes import GuardedScope, NativeScope, NativeWork, cancel_scope
 from .backends.base import Backend, Upstream
 from .deployment import Deployment
 from .events import Observer, StreamFinished
@@ -155,7 +156,7 @@ class _Relay:
     async def run(self) -> None:
         """Make the exchange; see `BackendDispatch`."""
         state = self._state
-        with NativeScope() if getattr(self._backend, "cancels_natively", False) else cancel_scope() as scope:
+        with self._scope() as scope:
             self._watchdog = watchdog = Watchdog(scope, total_at=state.commit_by)
             if self._call.stream:
                 self._attempt.watchdog = watchdog
@@ -182,6 +183,13 @@ class _Relay:
                 watchdog.close()
         if watchdog.expired is not None and not self._done:
             await self._timed_out(watchdog.expired)
+
+    def _scope(self) -> NativeScope | GuardedScope | anyio.CancelScope:
+        """Return what the watchdog ends the exchange by: what is cheapest among what its backend bears."""
+        if getattr(self._backend, "cancels_natively", False):
+            return NativeScope()
+        work = self._state.work
+        return GuardedScope(work) if isinstance(work, NativeWork) else cancel_scope()
 
     async def _exchange(self) -> None:
         attempt, timeouts = self._attempt, self._dispatch._timeouts
@@ -213,6 +221,8 @@ class _Relay:
             or (entry is not None and entry.scope.cancel_called)
         ):
             await checkpoint_if_cancelled()
+            if work is not None and work.cancel_called:
+                raise asyncio.CancelledError
 
     async def _plain(self, upstream: Upstream) -> None:
         answer = await upstream.read()

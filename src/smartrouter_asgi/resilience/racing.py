@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -43,12 +44,19 @@ async def race(route: Route, index: int, first: Attempt, after_s: float) -> Atte
     """
     runners = Race()
     error: AttemptError | None = None
+    ended = False
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(_hedge, route, runners, index, first, after_s)
-            error = await _enter(route, runners, index, first)
+            try:
+                error = await _enter(route, runners, index, first)
+            except asyncio.CancelledError:
+                ended = True
+                raise
             if runners.winner is first.entry or len(runners.entries) == 1:
                 group.cancel_scope.cancel()  # a hedge that has not begun is not wanted any more
+        if ended:
+            raise asyncio.CancelledError  # the group takes an end that did not come over its own task for one of its own
     except BaseException:
         let_go(first.lease, busy=error is not None and error.engine_busy)
         raise
