@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from . import assembly, policies
-from ._asgi import BodyLimits, route_path, with_body
+from ._asgi import BodyLimits, route_path, with_body, with_envelope
 from .backends.base import Backend, Undecided
 from .config import Settings, load_settings
 from .deployment import Deployment
@@ -32,7 +32,6 @@ from .events import Observer
 from .exceptions import SmartRouterError
 from .gating import build_gate, fixed_deployments, gauges, is_gating, pinned_ids, warm_up, watch
 from .memory import build_memory
-from .middleware.errors import ErrorEnvelopeMiddleware
 from .middleware.resilience import ResilienceMiddleware
 from .middleware.resolution import INFERENCE_PATHS, ModelResolutionMiddleware
 from .middleware.vram import VRAMGateMiddleware
@@ -139,7 +138,6 @@ class SmartRouter:
         self._body = BodyLimits(max_bytes=settings.server.max_body_bytes)
         self._inference = self._build_stack()
         self._endpoints = self._build_endpoints()
-        self._app = ErrorEnvelopeMiddleware(self._route, observer=self._observer)
 
     @classmethod
     def from_env(cls, http_client: httpx.AsyncClient | None = None) -> SmartRouter:
@@ -154,7 +152,7 @@ class SmartRouter:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
         if scope["type"] == "http":
-            await self._app(scope, receive, send)
+            await with_envelope(self._route, scope, receive, send, observer=self._observer, catch_all=True)
         else:
             await self._endpoints(scope, receive, send)
 

@@ -74,7 +74,12 @@ class BackendDispatch:
         observer: Observer | None = None,
     ) -> None:
         self._backends = dict(backends) if isinstance(backends, Mapping) else {backends.name: backends}
-        self._timeouts = timeouts or Timeouts()
+        self._timeouts = clocks = timeouts or Timeouts()
+        # How often a watchdog looks: no phase is shorter than that, so none has to set a timer of its own.
+        self._patrol_plain_s = clocks.client_stall_s
+        self._patrol_stream_s = min(
+            clocks.first_token_s, clocks.first_token_cold_s, clocks.idle_s, clocks.client_stall_s
+        )
         self._limits = limits or ConcurrencyLimits()
         self._body = body or BodyLimits()
         self._observer = observer
@@ -89,18 +94,22 @@ class BackendDispatch:
             await at_the_edge(self, scope, receive, send, limits=self._body)
             return
         attempt = self._attempt_of(state, scope)
-        state.bound(self._timeouts)
+        if state.deadline == math.inf:
+            state.bound(self._timeouts)
         call = state.call
         if call is None:  # _attempt_of has made it, or has raised
             raise StackOrderError("no call in the scope")
-        backend = self._backends[attempt.deployment.backend]
-        self._inflight[attempt.deployment.id] += 1
+        deployment, inflight = attempt.deployment, self._inflight
+        backend, name = self._backends[deployment.backend], deployment.id
+        inflight[name] = inflight.get(name, 0) + 1
         try:
             await _Relay(self, state, attempt, call, backend, send).run()
         finally:
-            self._inflight[attempt.deployment.id] -= 1
-            if not self._inflight[attempt.deployment.id]:
-                del self._inflight[attempt.deployment.id]  # names may be a client's own where there is no catalog
+            left = inflight[name] - 1
+            if left:
+                inflight[name] = left
+            else:
+                del inflight[name]  # names may be a client's own where there is no catalog
 
     def _attempt_of(self, state: RequestState, scope: Scope) -> Attempt:
         """Find the attempt to make: that of a layer outside, else one at the plan's first candidate."""
@@ -197,14 +206,17 @@ class _Relay:
             raise QueueFullError(f"backend '{self._backend.name}' may have to load the model first")
         attempt.start()
         attempt.admitted = time.monotonic()
-        if self._call.stream:
+        watchdog, stream = self._watchdog, self._call.stream
+        if stream:
             cold = attempt.lease is None and self._backend.capabilities.loads_on_demand
-            self._watchdog.enter("first_token", timeouts.first_token_cold_s if cold else timeouts.first_token_s)
+            watchdog.patrol(self._dispatch._patrol_stream_s)
+            watchdog.enter("first_token", timeouts.first_token_cold_s if cold else timeouts.first_token_s)
         else:
-            self._watchdog.enter("answer", math.inf)
+            watchdog.patrol(self._dispatch._patrol_plain_s)
+            watchdog.phase, watchdog.deadline = "answer", math.inf
         upstream = await self._backend.open(self._call, attempt.deployment)
         try:
-            if self._call.stream:
+            if stream:
                 await self._stream(upstream)
             else:
                 await self._plain(upstream)
@@ -212,28 +224,34 @@ class _Relay:
             self._state.usage = upstream.usage
             await upstream.aclose()
 
-    async def _check_cancelled(self) -> None:
-        """Let a cancellation through that came in this very moment: who was ended must not begin to answer."""
+    @property
+    def _may_be_ended(self) -> bool:
         work, entry = self._state.work, self._attempt.entry
-        if (
+        return (
             self._watchdog.expired is not None
             or (work is not None and work.cancel_called)
             or (entry is not None and entry.scope.cancel_called)
-        ):
-            await checkpoint_if_cancelled()
-            if work is not None and work.cancel_called:
-                raise asyncio.CancelledError
+        )
+
+    async def _check_cancelled(self) -> None:
+        """Let a cancellation through that came in this very moment: who was ended must not begin to answer."""
+        await checkpoint_if_cancelled()
+        if self._state.work is not None and self._state.work.cancel_called:
+            raise asyncio.CancelledError
 
     async def _plain(self, upstream: Upstream) -> None:
         answer = await upstream.read()
-        await self._check_cancelled()
+        if self._may_be_ended:
+            await self._check_cancelled()
         self._first_token()
         self._attempt.upstream_ended()
         headers = self._headers(upstream, b"application/json")
         headers.append((b"content-length", b"%d" % len(answer.body)))
-        self._watchdog.enter("client_stall", self._dispatch._timeouts.client_stall_s)
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._send({"type": "http.response.body", "body": answer.body})
+        watchdog, send = self._watchdog, self._send
+        watchdog.phase = "client_stall"
+        watchdog.deadline = watchdog.clock() + self._dispatch._timeouts.client_stall_s
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
         self._done = True
 
     async def _stream(self, upstream: Upstream) -> None:
@@ -271,12 +289,12 @@ class _Relay:
                 if len(self._held) > MAX_HELD_BYTES:
                     raise FramingError("the engine sent much and said nothing", code="upstream_protocol")
                 return
-            await self._check_cancelled()
+            if self._may_be_ended:
+                await self._check_cancelled()
             data, self._held = self._held, b""
             watchdog.bound(self._state.deadline)
             self._first_token()
             watchdog.enter("client_stall", timeouts.client_stall_s)
-            watchdog.patrol(min(timeouts.client_stall_s, timeouts.idle_s))
             await self._commit(upstream)
         elif kind is not PieceKind.PING:
             watchdog.enter("client_stall", timeouts.client_stall_s)

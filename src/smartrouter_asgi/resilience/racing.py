@@ -56,7 +56,7 @@ async def race(route: Route, index: int, first: Attempt, after_s: float) -> Atte
             if runners.winner is first.entry or len(runners.entries) == 1:
                 group.cancel_scope.cancel()  # a hedge that has not begun is not wanted any more
         if ended:
-            raise asyncio.CancelledError  # the group takes an end that did not come over its own task for one of its own
+            raise asyncio.CancelledError  # the group takes one that did not come over its own task for its own
     except BaseException:
         let_go(first.lease, busy=error is not None and error.engine_busy)
         raise

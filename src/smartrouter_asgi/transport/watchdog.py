@@ -73,7 +73,7 @@ class Watchdog:
             self._arm(deadline)
 
     def patrol(self, seconds: float) -> None:
-        """Look at the deadline every so many seconds from now on."""
+        """Look at the deadline every so many seconds from now on. One timer then does for every phase."""
         self._patrol_s = seconds
         at = min(self._loop.time() + seconds, self._total_at)
         if at < self._timer_at:
