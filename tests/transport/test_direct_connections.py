@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -386,14 +387,21 @@ async def test_an_answer_may_be_whole_before_the_body_has_been_sent(answer: byte
 
 
 @on_both_loops
-async def test_row_42_a_refusal_is_taken_while_the_body_is_sent():
-    """The rest is not sent any more, and the connection is not used again."""
+@pytest.mark.parametrize("status", [400, 413, 503])
+@pytest.mark.parametrize("slow", [False, True], ids=["at once", "its head first"])
+async def test_row_42_a_refusal_is_taken_while_the_body_is_sent(status: int, slow: bool):
+    """The rest is not sent any more, also while the refusal is still on its way; the connection is not used again."""
     body = b"x" * (8 * MIB)
     taken = 0
 
     async def script(exchange: Exchange) -> None:
         nonlocal taken
-        await exchange.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 9\r\n\r\ntoo large")
+        await exchange.write(b"HTTP/1.1 %d No\r\ncontent-length: 9\r\n\r\n" % status)
+        if slow:
+            with contextlib.suppress(TimeoutError):
+                while taken < len(body):
+                    taken += len(await asyncio.wait_for(exchange.reader.read(65536), 0.2))
+        await exchange.write(b"too large")
         try:
             while part := await exchange.reader.read(65536):
                 taken += len(part)
@@ -403,7 +411,9 @@ async def test_row_42_a_refusal_is_taken_while_the_body_is_sent():
 
     async with RawServer(script, reads_body=False) as server, lane() as transport:
         answer = await transport.open(request_to(server.base_url, body))
-        assert (answer.status, await answer.read(100)) == (413, b"too large")
+        assert (answer.status, await answer.read(100)) == (status, b"too large")
+        assert transport._pool is not None
+        assert transport._pool.idle == 0, "the next request would be taken for the rest of the body"
         await asyncio.wait_for(server.exchanges[0].closed.wait(), 5)
         assert taken < len(body)
         server.script = writing(HELLO)

@@ -52,6 +52,7 @@ class Connection(asyncio.Protocol):
         "_can_write",
         "_exchange",
         "_has_input",
+        "_is_cut",
         "_is_reading",
         "_pool",
         "_transport",
@@ -72,6 +73,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._has_input: Callable[[], bool] = lambda: True
         self._unsent: memoryview | None = None
+        self._is_cut = False
+        """A body was not sent to its end: what comes after it would be taken for the rest of it."""
         self._can_write = True
         self._is_reading = True
 
@@ -139,6 +142,7 @@ class Connection(asyncio.Protocol):
                 self._transport.pause_reading()
             if self._unsent is not None and parser.status >= 400:
                 self._unsent = None  # refused already: what was not sent yet will not be read
+                self._is_cut = True
             exchange.wake()
 
     def eof_received(self) -> None:
@@ -172,7 +176,11 @@ class Connection(asyncio.Protocol):
 
     def _complete(self, parser: AnswerParser) -> None:
         transport = self._transport
-        unsent = self._unsent is not None or (transport is not None and transport.get_write_buffer_size() > 0)
+        unsent = (
+            self._is_cut
+            or self._unsent is not None
+            or (transport is not None and transport.get_write_buffer_size() > 0)
+        )
         if unsent or not parser.reusable:
             self.abort()
             return
