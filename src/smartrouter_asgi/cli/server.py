@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import signal
 from contextlib import contextmanager
@@ -26,6 +27,18 @@ MARGIN_S = 5.0
 """How much longer than the drain the server waits before it cuts connections: what is ended also has to be told."""
 
 
+def calm_collector() -> None:
+    """Let Python's cycle collector look less often, and never again at what is there already.
+
+    Requests leave no cycles behind, and with many of them under way the collector would look at them again and again,
+    in vain, and each time at every module that was imported: a fifth of the CPU time of a request. Cycles of others,
+    such as a logged traceback's, still go, some tens of thousands of objects later.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 class RouterServer(uvicorn.Server):
     """A server that calls `on_listening` once it listens."""
 
@@ -38,6 +51,7 @@ class RouterServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             await self._on_listening()
+            calm_collector()
 
 
 def uvicorn_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:

@@ -15,7 +15,7 @@ from uvicorn.supervisors import Multiprocess
 from ..app import SmartRouter, create_app
 from .errors import CommandError
 from .memory import gated_or_unknown
-from .server import run_loop, uvicorn_config
+from .server import calm_collector, run_loop, uvicorn_config
 from .signals import SIGNALS, DrainingOnSignals
 from .start import SURVEY_WITHIN_S, Start
 from .survey import survey
@@ -56,7 +56,9 @@ def serve_with_workers(start: Start, file: str | None) -> int:
 
 def create_worker() -> DrainingOnSignals:
     """Make a worker's app from the environment."""
-    return DrainingOnSignals(create_app())
+    app = DrainingOnSignals(create_app())
+    calm_collector()
+    return app
 
 
 class Supervisor(Multiprocess):
