@@ -188,7 +188,7 @@ def test_what_leaves_the_end_in_doubt_is_refused(trial: Trial, data: bytes):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    data=st.sampled_from([*WHOLE, *LAST, *SAID_TWICE, *BROKEN]),
+    data=st.sampled_from([*WHOLE, *LAST, *BROKEN]),  # of a length said twice there is one judge only, strict elsewhere
     places=st.lists(st.integers(0, 500), max_size=4),
     at=st.integers(0, 200),
     change=st.binary(max_size=3) | st.sampled_from([b"\r\n", b"\n", b"0", b": ", b" ", b"chunked", b"5"]),
