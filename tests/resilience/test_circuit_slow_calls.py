@@ -132,4 +132,4 @@ def test_success_of_which_no_time_is_wanted_is_remembered_by_nothing_but_a_numbe
     for _ in range(1000):
         circuit.settle(circuit.epoch, 0, False, 0.0, 1.0)
     window = circuit._window
-    assert (window._outcomes, len(window._timed), len(window._slow)) == (1000, 0, 0)
+    assert (window.outcomes, len(window._timed), len(window._slow)) == (1000, 0, 0)

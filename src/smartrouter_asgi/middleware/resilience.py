@@ -14,7 +14,14 @@ import anyio
 from .._asgi import BodyLimits, ReplayReceive, at_the_edge, declared, route_path
 from ..deployment import Deployment
 from ..events import Observer
-from ..exceptions import AttemptError, DeadlineExceededError, FailureKind, RouteExhaustedError, SmartRouterError
+from ..exceptions import (
+    AttemptError,
+    DeadlineExceededError,
+    FailureKind,
+    RouteExhaustedError,
+    SmartRouterError,
+    StackOrderError,
+)
 from ..resilience.attempt import Attempt
 from ..resilience.attempts import AttemptLoop
 from ..resilience.breaker import BreakerBoard, BreakerPolicy
@@ -93,11 +100,11 @@ class ResilienceMiddleware:
         if state is None or state.body is None:
             await at_the_edge(self, scope, receive, send, limits=self._body)
             return
-        state.bound(self._timeouts)
+        if state.deadline == math.inf:
+            state.bound(self._timeouts)
         plan = state.plan
         candidates = plan.candidates if plan is not None else (Deployment(backend=self._name(scope), model=""),)
-        request = _Attempts(self, state, scope, send)
-
+        request = _Attempts(self, state, scope, receive, send)
         try:
             try:
                 await self._run(request, state, candidates)
@@ -141,19 +148,30 @@ class ResilienceMiddleware:
             self._loop.budgets.forget(path)
 
 
+async def _drop(message: Message) -> None:
+    raise StackOrderError("an answer of a layer of ours is never kept back")
+
+
+_NO_GUARD = StatusGuard(_drop)
+"""Of requests whose inner app is ours: it holds nothing."""
+
+
 class _Attempts:
     """One request as the loop sees it: each attempt is a call of the inner app."""
 
-    __slots__ = ("_app", "_ends_itself", "_scope", "_send", "_state", "guard", "records")
+    __slots__ = ("_app", "_ends_itself", "_receive", "_scope", "_send", "_state", "guard", "records")
 
-    def __init__(self, layer: ResilienceMiddleware, state: RequestState, scope: Scope, send: Send) -> None:
+    def __init__(
+        self, layer: ResilienceMiddleware, state: RequestState, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self._app = layer.app
         self._ends_itself = layer._deadline_inside
         """The inner app is ours: it keeps the deadline, and raises instead of sending a status that may be retried."""
         self._state = state
         self._scope = scope
+        self._receive = receive
         self._send = send
-        self.guard = StatusGuard(send)
+        self.guard = _NO_GUARD if self._ends_itself else StatusGuard(send)
         self.records = state.records
 
     @property
@@ -179,7 +197,7 @@ class _Attempts:
         state.attempts = attempt.number
         try:
             if self._ends_itself:
-                await self._app(self._scope, ReplayReceive(state.body or b"", state), self._send)
+                await self._app(self._scope, self._receive, self._send)  # it has the body already
             else:
                 self.guard.forget()
                 await self._call(attempt)

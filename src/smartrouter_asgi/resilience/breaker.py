@@ -116,6 +116,8 @@ class CircuitBreaker(StockInterface):
         first_token_s: float | None = None,
     ) -> None:
         circuit = self._circuit
+        if failed is False and not self._listeners and circuit.note_success(epoch):
+            return
         before, current = circuit.state, circuit.epoch
         circuit.settle(epoch, probe, failed, self._clock(), first_token_s)
         if failed:

@@ -124,6 +124,16 @@ class Circuit:
             elif failed is False:
                 self._succeed(held, now)
 
+    def note_success(self, epoch: int) -> bool:
+        """Take the outcome that nearly all attempts have: a success while closed, of which no time is wanted.
+
+        False: it is not that one, and nothing has happened.
+        """
+        if self.state != "closed" or epoch != self.epoch or self.policy.slow_call_duration_s is not None:
+            return False
+        self._window.outcomes += 1
+        return True
+
     def end(self, epoch: int, failed: bool, now: float) -> None:
         """Take the outcome of a stream's end; a probe's counts as evidence against, never once more in favour."""
         if epoch != self.epoch:

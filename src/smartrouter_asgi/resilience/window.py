@@ -15,40 +15,41 @@ class SlidingWindow:
     It holds the serial numbers of those alone, so that a success of which no time is wanted costs one addition.
     """
 
-    __slots__ = ("_failed", "_outcomes", "_slow", "_timed")
+    __slots__ = ("_failed", "_slow", "_timed", "outcomes")
 
     def __init__(self) -> None:
-        self._outcomes = 0
+        self.outcomes = 0
+        """How many there have been; a success of which no time is wanted adds one, and nothing else."""
         self._failed: deque[int] = deque()
         self._timed: deque[int] = deque()
         self._slow: deque[int] = deque()
 
     def clear(self) -> None:
         """Forget everything."""
-        self._outcomes = 0
+        self.outcomes = 0
         self._failed.clear()
         self._timed.clear()
         self._slow.clear()
 
     def failures(self, policy: BreakerPolicy) -> int:
         """Count the failures it holds."""
-        oldest = self._outcomes - policy.sliding_window_size
+        oldest = self.outcomes - policy.sliding_window_size
         return sum(number > oldest for number in self._failed)
 
     def record(self, policy: BreakerPolicy, failed: bool, first_token_s: float | None) -> bool:
         """Take an outcome; return whether what the window now holds opens the circuit."""
-        self._outcomes += 1
+        self.outcomes += 1
         if failed:
-            self._failed.append(self._outcomes)
+            self._failed.append(self.outcomes)
             self._slide(self._failed, policy)
             if len(self._failed) >= policy.failure_threshold:
                 return True
         if policy.slow_call_duration_s is None:
             return False
         if first_token_s is not None:
-            self._timed.append(self._outcomes)
+            self._timed.append(self.outcomes)
             if policy.is_slow(first_token_s):
-                self._slow.append(self._outcomes)
+                self._slow.append(self.outcomes)
         self._slide(self._timed, policy)
         self._slide(self._slow, policy)
         timed = len(self._timed)
@@ -56,6 +57,6 @@ class SlidingWindow:
         return timed >= policy.slow_call_min_calls and len(self._slow) / timed >= policy.slow_call_rate
 
     def _slide(self, numbers: deque[int], policy: BreakerPolicy) -> None:
-        oldest = self._outcomes - policy.sliding_window_size
+        oldest = self.outcomes - policy.sliding_window_size
         while numbers and numbers[0] <= oldest:
             numbers.popleft()
