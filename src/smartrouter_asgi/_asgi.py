@@ -107,6 +107,7 @@ async def with_envelope(
         error.__cause__ = exc
         await _send_error(tracked_send, error, encoder, scope)
     finally:
+        state.tracked_send = None  # it holds the state: a cycle for each request would be work for the collector
         if observer is not None:
             observer.on_event(_finished(state))
 
