@@ -278,7 +278,7 @@ class _Relay:
         timeouts, watchdog = self._dispatch._timeouts, self._watchdog
         data, kind = _gather(pieces)
         if not self._state.committed:
-            if kind is PieceKind.ERROR:
+            if kind is PieceKind.ERROR and not any(piece.kind is _CONTENT for piece in pieces):
                 raise _error_of(pieces)
             if kind is PieceKind.PING:
                 return  # a sign of life for a connection that is not open yet

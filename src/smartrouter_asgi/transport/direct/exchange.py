@@ -10,8 +10,6 @@ from ..causes import cut_off_error, disconnected_error, is_own_limit, local_erro
 from .connection import Connection
 from .parser import AnswerParser
 
-PARTS_ONE_BY_ONE = 16
-
 
 class Exchange:
     """An answer under way. A wait that is cancelled closes the connection."""
@@ -115,41 +113,23 @@ class Exchange:
 
 
 class Chunks:
-    """The body of an answer as it arrives.
+    """The body of an answer as it arrives; parts that came together are one."""
 
-    The first parts come one by one, as from any other client: by them a reader decides whether the answer is any good.
-    Of the later ones those that came together are one.
-    """
-
-    __slots__ = ("_exchange", "_first", "_singly")
+    __slots__ = ("_exchange",)
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._singly = PARTS_ONE_BY_ONE
-        self._first: list[bytes] = []
-        """Parts that came together and are still to be given one by one, the last one first."""
 
     def __aiter__(self) -> Chunks:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._first:
-            return self._first.pop()
         parts = await self._exchange.parts()
         if len(parts) == 1:
-            if self._singly:
-                self._singly -= 1
             return parts[0]
         if not parts:
             raise StopAsyncIteration
-        if not self._singly:
-            return b"".join(parts)
-        singly, self._singly = self._singly, max(0, self._singly - len(parts))
-        first, rest = parts[:singly], parts[singly:]
-        if rest:
-            first.append(b"".join(rest))
-        self._first = first[::-1]
-        return self._first.pop()
+        return b"".join(parts)
 
     async def aclose(self) -> None:
         """Ask for no more; the exchange is closed by itself."""
