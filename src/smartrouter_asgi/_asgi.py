@@ -126,13 +126,12 @@ async def with_body(
     Raises `BodyTooLargeError` (413) without reading the rest, `BodyTimeoutError` (408), and the error a request was
     ended with, unless it was committed by then.
     """
-    body = await _read_in_time(scope, receive, state, limits)
-    if body is None:
+    state.body = await _read_in_time(scope, receive, state, limits)
+    if state.body is None:
         state.disconnected = True
         state.outcome = "client_disconnected"
         return
-    state.body = body
-    await run_watched(app, scope, ReplayReceive(body, state), send, receive=receive, state=state, native=native)
+    await run_watched(app, scope, ReplayReceive(state), send, receive=receive, state=state, native=native)
     if state.disconnected:
         state.outcome = "client_disconnected"
     elif state.ended is not None and not state.committed:
@@ -169,18 +168,17 @@ class ReplayReceive:
     One for each attempt: the inner app may read the body again.
     """
 
-    __slots__ = ("_body", "_state")
+    __slots__ = ("_given", "_state")
 
-    def __init__(self, body: bytes, state: RequestState) -> None:
-        self._body: bytes | None = body
+    def __init__(self, state: RequestState) -> None:
+        self._given = False
         self._state = state
 
     async def __call__(self) -> Message:
-        body = self._body
-        if body is not None:
-            self._body = None
-            return {"type": "http.request", "body": body, "more_body": False}
-        await self._state.gone.wait()
+        if not self._given:
+            self._given = True
+            return {"type": "http.request", "body": self._state.body or b"", "more_body": False}
+        await self._state.gone()
         return {"type": "http.disconnect"}
 
 

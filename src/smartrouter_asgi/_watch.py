@@ -49,7 +49,7 @@ async def run_watched(
     try:
         message = await _Watch(task).receive(receive, state)
         if message is not None and message["type"] == "http.disconnect":
-            state.gone.set()
+            state.leave()
             if not state.complete and not task.done():
                 state.disconnected = True
                 work.cancel()

@@ -296,6 +296,7 @@ class _Relay:
             self._first_token()
             watchdog.enter("client_stall", timeouts.client_stall_s)
             await self._commit(upstream)
+            self._state.let_go_of_body()
         elif kind is not PieceKind.PING:
             watchdog.enter("client_stall", timeouts.client_stall_s)
         if kind is PieceKind.END:

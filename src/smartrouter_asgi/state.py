@@ -18,6 +18,8 @@ from .types import Scope, Send
 from .wire.call import Call
 from .wire.stream import Usage
 
+LARGE_BODY_BYTES = 16 * 1024
+
 SCOPE_KEY = "smartrouter_asgi"
 """The only key the package ever sets in a scope."""
 
@@ -66,8 +68,12 @@ class RequestState(msgspec.Struct, kw_only=True, eq=False):
     """The `send` that the outermost of ours gave to the layers inside; it watches begin and end of the answer."""
     server_send: Send | None = None
     """What that one calls."""
-    gone: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
-    """Set when the client has left, or the answer is complete."""
+    body_hash: int | None = None
+    """Of a body that was let go of."""
+    left: bool = False
+    """The client has left, or the answer is complete."""
+    leaving: asyncio.Event | None = None
+    """For those who wait for that, where there are any: most apps never do."""
     disconnected: bool = False
     work: Work | None = None
     """What runs for the request: the reading of its body, then the layers."""
@@ -81,6 +87,33 @@ class RequestState(msgspec.Struct, kw_only=True, eq=False):
     def committed(self) -> bool:
         """Whether `http.response.start` was sent: nothing may be retried after it."""
         return self.status != 0
+
+    def leave(self) -> None:
+        """Tell whoever waits for the client to leave."""
+        self.left = True
+        if self.leaving is not None:
+            self.leaving.set()
+
+    async def gone(self) -> None:
+        """Wait until the client has left, or the answer is complete."""
+        if not self.left:
+            if self.leaving is None:
+                self.leaving = asyncio.Event()
+            await self.leaving.wait()
+
+    @property
+    def fingerprint(self) -> int:
+        """What tells this request from others."""
+        return hash(self.body) if self.body_hash is None else self.body_hash
+
+    def let_go_of_body(self) -> None:
+        """Keep a large body no longer: the answer has begun, and nobody will ask anybody else."""
+        body, call = self.body, self.call
+        if body is not None and len(body) > LARGE_BODY_BYTES:
+            self.body_hash = hash(body)
+            self.body = b""
+            if call is not None:
+                call.fields = {}  # its values are parts of the body
 
     def fork(self, attempt: Attempt) -> RequestState:
         """Return a state for one of several attempts that run side by side; it commits by itself."""

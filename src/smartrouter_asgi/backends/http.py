@@ -322,7 +322,7 @@ def without(body: bytes, secrets: Sequence[str]) -> bytes:
 class HTTPUpstream:
     """An answer under way over HTTP."""
 
-    __slots__ = ("_answer", "_codec", "_exchange", "_lease", "_secrets", "_usage", "ignored")
+    __slots__ = ("_answer", "_codec", "_decode", "_lease", "_secrets", "_usage", "ignored")
 
     def __init__(
         self,
@@ -335,7 +335,7 @@ class HTTPUpstream:
         self._lease = lease
         self._secrets = secrets
         self._answer = answer
-        self._exchange = exchange
+        self._decode = exchange.decode  # and not the exchange, whose body may be large
         self._codec = exchange.codec() if streamed else None
         self._usage: Usage | None = None
         self.ignored = exchange.ignored
@@ -351,7 +351,7 @@ class HTTPUpstream:
         if body.find(b'"error"') >= 0:
             body = without(body, self._secrets())
         try:
-            answer = self._exchange.decode(body)
+            answer = self._decode(body)
         except AttemptError as exc:
             redact(exc, self._secrets())
             raise

@@ -182,10 +182,10 @@ class _Attempts:
     @property
     def fingerprint(self) -> Callable[[], int] | None:
         """A foreign app may say 429 to one of its users: that is no reason to rest for the others."""
-        return None if self._state.plan is None else self._hash
+        return None if self._state.plan is None else self._fingerprint
 
-    def _hash(self) -> int:
-        return hash(self._state.body)
+    def _fingerprint(self) -> int:
+        return self._state.fingerprint
 
     async def make(self, attempt: Attempt) -> None:
         """Call the inner app once; turn an answer that was kept back, or its exception, into the attempt's failure."""
@@ -242,7 +242,7 @@ class _Attempts:
             await self._send(message)
 
         try:
-            await self._app({**self._scope, SCOPE_KEY: own}, ReplayReceive(state.body or b"", own), arbitrated)
+            await self._app({**self._scope, SCOPE_KEY: own}, ReplayReceive(own), arbitrated)
         finally:
             if entry.won:
                 state.adopt(own)
@@ -257,7 +257,7 @@ class _Attempts:
                 if state.complete:
                     cancel_scope.deadline = math.inf  # what an app does after its answer nobody waits for
 
-            await self._app(self._scope, ReplayReceive(state.body or b"", state), bounded)
+            await self._app(self._scope, ReplayReceive(state), bounded)
         if not cancel_scope.cancelled_caught:
             return
         if state.impatient:

@@ -83,7 +83,7 @@ class VRAMGateMiddleware:
         try:
             if not self._starts_inside:  # a queue further in must not hold a half-open breaker's probe
                 attempt.start()
-            await self.app(scope, ReplayReceive(state.body, state), send)
+            await self.app(scope, ReplayReceive(state), send)
         except AttemptError as exc:
             if exc.code == VRAMExhaustedError.code:
                 self._gate.doubt()

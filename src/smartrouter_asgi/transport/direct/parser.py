@@ -201,6 +201,7 @@ class AnswerParser:
             return
         self.status = status
         self.has_head = True
+        self._held = b""
         if self._to_head or (self._framed and status in NO_BODY):
             self.complete = True
             raise _BrokenError  # the parser would wait for a body; where that one ends nobody knows
