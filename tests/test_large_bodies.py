@@ -17,7 +17,7 @@ STREAMS = 6
 
 
 async def test_streams_that_have_begun_hold_no_bodies():
-    """Nobody else will be asked any more: what images and long contexts take is free again. (httpx keeps its own.)"""
+    """Nobody else will be asked any more: what images and long contexts take is free again, but for httpx's own."""
     body = json.dumps(chat(stream=True, user="x" * MIB)).encode()
     ends = asyncio.Event()
 

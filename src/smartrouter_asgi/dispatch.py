@@ -276,6 +276,8 @@ class _Relay:
     async def _forward(self, upstream: Upstream, pieces: list[Piece]) -> None:
         """Send on what one read has brought, held back until the engine has really begun."""
         timeouts, watchdog = self._dispatch._timeouts, self._watchdog
+        if not self._state.committed and len(pieces) > 1:
+            pieces = _without_early_pings(pieces)
         data, kind = _gather(pieces)
         if not self._state.committed:
             if kind is PieceKind.ERROR and not any(piece.kind is _CONTENT for piece in pieces):
@@ -408,6 +410,13 @@ def _gather(pieces: list[Piece]) -> tuple[bytes, PieceKind]:
     if len(pieces) == 1:
         return pieces[0].data, pieces[0].kind
     return b"".join([piece.data for piece in pieces]), max(piece.kind for piece in pieces)
+
+
+def _without_early_pings(pieces: list[Piece]) -> list[Piece]:
+    """Leave out the comments before anything real, unless there is nothing else."""
+    begun = next((at for at, piece in enumerate(pieces) if piece.kind >= _CONTENT), len(pieces))
+    kept = [piece for at, piece in enumerate(pieces) if at > begun or piece.kind is not PieceKind.PING]
+    return kept or pieces[:1]
 
 
 def _error_of(pieces: list[Piece]) -> AttemptError:
