@@ -14,6 +14,11 @@ import sys
 from .child import say
 
 
+def is_router(kind: str) -> bool:
+    """Tell whether it is a router, which runs as `smartrouter-asgi serve` would run it; all else has uvicorn's defaults."""
+    return kind == "configured" or kind.startswith("router")
+
+
 def main() -> None:
     kind, argument = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "0"
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
@@ -27,9 +32,14 @@ def main() -> None:
     from .child import parent_gone
 
     app = getattr(apps, kind)(argument if kind == "configured" else f"http://127.0.0.1:{argument}")
+    options = {"proxy_headers": False, "server_header": False} if is_router(kind) else {}
     server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, backlog=2048, timeout_graceful_shutdown=1)
+        uvicorn.Config(app, log_level="warning", access_log=False, backlog=2048, timeout_graceful_shutdown=1, **options)
     )
+    if is_router(kind):
+        from smartrouter_asgi.cli.server import calm_collector
+
+        calm_collector()
 
     async def serve() -> None:
         watch = asyncio.create_task(parent_gone())
