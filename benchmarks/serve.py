@@ -15,7 +15,7 @@ from .child import say
 
 
 def is_router(kind: str) -> bool:
-    """Tell whether it is a router, which runs as `smartrouter-asgi serve` would run it; all else has uvicorn's defaults."""
+    """Tell whether it is a router, which runs as `serve` runs it; all else has uvicorn's defaults."""
     return kind == "configured" or kind.startswith("router")
 
 
