@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ._request_id import new_request_id
@@ -126,7 +127,7 @@ async def with_body(
     Raises `BodyTooLargeError` (413) without reading the rest, `BodyTimeoutError` (408), and the error a request was
     ended with, unless it was committed by then.
     """
-    state.body = await _read_in_time(scope, receive, state, limits)
+    state.body = await _read_in_time(receive, state, limits)
     if state.body is None:
         state.disconnected = True
         state.outcome = "client_disconnected"
@@ -182,9 +183,9 @@ class ReplayReceive:
         return {"type": "http.disconnect"}
 
 
-async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | None:
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive, max_bytes: int) -> bytes | None:
     """Read the whole body; None when the client left before it was whole. Raises `BodyTooLargeError` (413)."""
-    length = _length(scope)
+    length = _length(headers)
     if length is not None and length > max_bytes:
         raise _too_large(max_bytes)
     parts: list[bytes] = []
@@ -205,7 +206,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | N
         parts.append(part)
 
 
-async def _read_in_time(scope: Scope, receive: Receive, state: RequestState, limits: BodyLimits) -> bytes | None:
+async def _read_in_time(receive: Receive, state: RequestState, limits: BodyLimits) -> bytes | None:
     """Read the whole body; None when the client left.
 
     Raises `BodyTooLargeError` (413), `BodyTimeoutError` (408), or what the request was ended with.
@@ -213,7 +214,7 @@ async def _read_in_time(scope: Scope, receive: Receive, state: RequestState, lim
     reading = state.work = _Reading()
     timer = asyncio.get_running_loop().call_later(limits.timeout_s, reading.cancel)
     try:
-        body = await read_body(scope, receive, limits.max_bytes)
+        body = await read_body(state.headers, receive, limits.max_bytes)
         if not reading.cancel_called:
             return body
         await asyncio.sleep(0)  # ended in the very moment in which it was whole: the cancellation is still to come
@@ -261,12 +262,12 @@ async def _send_error(send: Send, exc: SmartRouterError, encoder: ErrorEncoder, 
 
 def _is_endless(scope: Scope) -> bool:
     """Tell whether the length of a body is not known, or more than any server should have to throw away."""
-    length = _length(scope)
+    length = _length(dict(scope["headers"]))
     return length is None or length > THROWN_AWAY_BYTES
 
 
-def _length(scope: Scope) -> int | None:
-    value = dict(scope["headers"]).get(b"content-length")
+def _length(headers: Mapping[bytes, bytes]) -> int | None:
+    value = headers.get(b"content-length")
     return int(value[:18]) if value is not None and value.isdigit() else None
 
 

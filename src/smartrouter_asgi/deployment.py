@@ -32,10 +32,11 @@ class Capabilities:
     loads_on_demand: bool = False
     """A first request may block while the engine loads the model by itself."""
 
-    @property
-    def is_limited(self) -> bool:
-        """Whether there is a request that it cannot honour, as far as is known."""
-        return self.context_length is not None or not (
+    is_limited: bool = field(init=False, compare=False, repr=False)
+    """Whether there is a request that it cannot honour, as far as is known."""
+
+    def __post_init__(self) -> None:
+        whole = (
             self.chat
             and self.completions
             and self.embeddings
@@ -44,6 +45,7 @@ class Capabilities:
             and self.json_schema
             and self.insert
         )
+        object.__setattr__(self, "is_limited", self.context_length is not None or not whole)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

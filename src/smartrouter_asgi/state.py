@@ -12,7 +12,7 @@ import msgspec
 
 from .exceptions import AttemptRecord, SmartRouterError
 from .resilience.attempt import Attempt
-from .resilience.deadline import Timeouts, answer_within_s, client_priority, client_timeout_s
+from .resilience.deadline import Timeouts, answer_within_s, client_priority, client_timeout_s, has_wishes
 from .routing.plan import RoutePlan
 from .types import Scope, Send
 from .wire.call import Call
@@ -131,6 +131,9 @@ class RequestState(msgspec.Struct, kw_only=True, eq=False):
     def bound(self, timeouts: Timeouts) -> None:
         """Set deadline and priority, once: the first layer that knows the timeouts does it, nobody re-arms them."""
         if self.deadline != math.inf:
+            return
+        if not has_wishes(self.headers):
+            self.deadline = self.commit_by = self.started + timeouts.total_s
             return
         self.priority = client_priority(self.headers)
         client_s = client_timeout_s(self.headers)

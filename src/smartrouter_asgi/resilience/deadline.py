@@ -17,6 +17,7 @@ CLIENT_MARGIN_S = 1.0
 _PRIORITY_HEADERS = (b"x-smartrouter-priority", b"x-litellm-priority")
 _PRIORITY = re.compile(rb"-?[0-9]{1,9}")
 _CLIENT_HEADERS = (b"x-stainless-read-timeout", b"x-litellm-timeout")
+_WISHES = frozenset((*_PRIORITY_HEADERS, *_CLIENT_HEADERS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,11 @@ class Timeouts:
     idle_s: float = 60.0
     client_stall_s: float = 60.0
     total_s: float = 600.0
+
+
+def has_wishes(headers: Mapping[bytes, bytes]) -> bool:
+    """Tell whether a client may have said how long it waits, or where in a queue it wants to be."""
+    return not _WISHES.isdisjoint(headers)
 
 
 def client_timeout_s(headers: Mapping[bytes, bytes]) -> float:

@@ -29,39 +29,27 @@ class Watchdog:
     at most `GRACE_S`, before that. Each deadline gets this once.
     """
 
-    __slots__ = (
-        "_excused",
-        "_grace_s",
-        "_handle",
-        "_loop",
-        "_patrol_s",
-        "_scope",
-        "_timer_at",
-        "_total_at",
-        "clock",
-        "deadline",
-        "expired",
-        "phase",
-    )
+    # What every watchdog begins with stands at the class: most never change most of it.
+
+    phase = ""
+    """The phase that runs, or ran when time was up."""
+    deadline = math.inf
+    """When the phase that runs is over; on the loop's clock."""
+    expired: str | None = None
+    _timer_at = math.inf
+    _handle: asyncio.Handle | None = None
+    _patrol_s = math.inf
+    _excused = math.nan
+    """The deadline that has had its grace, or is having it."""
+    _grace_s = 0.0
+    """What is left of that."""
 
     def __init__(self, scope: Scope, *, total_at: float = math.inf) -> None:
         self._scope = scope
-        self._loop = asyncio.get_running_loop()
-        self.clock = self._loop.time
+        self._loop = loop = asyncio.get_running_loop()
+        self.clock = loop.time
         """The loop's clock."""
         self._total_at = total_at
-        self.deadline = math.inf
-        """When the phase that runs is over; on the loop's clock."""
-        self.phase = ""
-        """The phase that runs, or ran when time was up."""
-        self._timer_at = math.inf
-        self._handle: asyncio.Handle | None = None
-        self._patrol_s = math.inf
-        self._excused = math.nan
-        """The deadline that has had its grace, or is having it."""
-        self._grace_s = 0.0
-        """What is left of that."""
-        self.expired: str | None = None
 
     def enter(self, phase: str, seconds: float) -> None:
         """Begin a phase that may last `seconds`; the deadline of the whole request stays the outer bound."""

@@ -156,6 +156,8 @@ class AnswerParser:
         part = self._last_part
         if part and not self._chunked:
             before = len(data) - len(part)
+            if before > 3 and self._head_in_slice:
+                return data[before - 4 : before] == _BLANK_LINE and data[before:] == part
             if not self._head_in_slice:
                 return before == 0
             head = (bytes(self._tail[-4:]) + bytes(data[max(0, before - 4) : before]))[-4:]
