@@ -13,7 +13,7 @@ import pytest
 
 from smartrouter_asgi.backends import ollama as ollama_module
 from smartrouter_asgi.backends.base import Backend, BackendSpec
-from smartrouter_asgi.backends.http import HTTPUpstream
+from smartrouter_asgi.backends.http_exchange import HTTPUpstream
 from smartrouter_asgi.backends.ollama import OllamaBackend
 from smartrouter_asgi.backends.registry import create_backend
 from smartrouter_asgi.deployment import Deployment

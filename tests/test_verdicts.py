@@ -13,7 +13,8 @@ import pytest
 
 from smartrouter_asgi import Settings, SmartRouter
 from smartrouter_asgi.backends.base import BackendSpec
-from smartrouter_asgi.backends.http import Exchange, HTTPBackend
+from smartrouter_asgi.backends.http import HTTPBackend
+from smartrouter_asgi.backends.http_exchange import Exchange
 from smartrouter_asgi.backends.registry import create_backend
 from smartrouter_asgi.config.backends import BUILT_IN_TYPES
 from smartrouter_asgi.deployment import Capabilities, Deployment

@@ -9,7 +9,7 @@ from ..exceptions import AttemptError, FailureKind
 from ..transport.http import Transport
 from ..wire.call import Call
 from .base import BackendSpec
-from .http import HTTPUpstream
+from .http_exchange import HTTPUpstream
 from .openai_compat import OpenAICompatBackend
 from .residency import LOAD_TIMEOUT_S, UNLOAD_TIMEOUT_S, load_failure, until_gone
 

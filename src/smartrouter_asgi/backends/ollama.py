@@ -24,7 +24,8 @@ from ..wire.ollama_options import Residency
 from ..wire.ollama_request import OllamaRequest, translate_request
 from ..wire.ollama_stream import OllamaStreamCodec
 from .base import BackendSpec, PlainAnswer
-from .http import Exchange, HTTPBackend
+from .http import HTTPBackend
+from .http_exchange import Exchange
 
 LOAD_TIMEOUT_S = 600.0
 UNLOAD_TIMEOUT_S = 10.0

@@ -13,7 +13,8 @@ from ..types import Headers
 from ..wire.call import OPERATION_PATHS, Call
 from ..wire.openai import OpenAIStreamCodec, read_plain
 from .base import BackendSpec, PlainAnswer
-from .http import LIST_TIMEOUT_S, Exchange, HTTPBackend
+from .http import LIST_TIMEOUT_S, HTTPBackend
+from .http_exchange import Exchange
 from .presets import OPENAI, PRESETS, VERSION, Preset
 
 PATHS = {operation: path for path, operation in OPERATION_PATHS.items()}
