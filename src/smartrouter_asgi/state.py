@@ -117,6 +117,8 @@ class RequestState(msgspec.Struct, kw_only=True, eq=False):
 
     def fork(self, attempt: Attempt) -> RequestState:
         """Return a state for one of several attempts that run side by side; it commits by itself."""
+        if self.leaving is None:
+            self.leaving = asyncio.Event()  # one for all: that the client has left is told to this state alone
         self.attempt = attempt
         self.attempts = max(self.attempts, attempt.number)
         return copy.copy(self)

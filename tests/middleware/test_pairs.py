@@ -15,12 +15,28 @@ from smartrouter_asgi import (
     VRAMGateMiddleware,
 )
 from smartrouter_asgi.exceptions import AttemptError, FailureKind, UnsupportedParameterError
+from smartrouter_asgi.resilience.hedging import HedgePolicy, Hedging
 from smartrouter_asgi.state import SCOPE_KEY
 from smartrouter_asgi.testing.asgi import drive
 from smartrouter_asgi.testing.backend import ScriptedBackend
 from smartrouter_asgi.testing.clock import ManualClock
 
-from .layers import ALPHA, CATALOG, QUICK, Inner, chat, gate_over, gpu, post, resilient, resolved, soon, status, turns
+from .layers import (
+    ALPHA,
+    CATALOG,
+    QUICK,
+    Inner,
+    chat,
+    gate_over,
+    gpu,
+    post,
+    resilient,
+    resolved,
+    soon,
+    status,
+    turns,
+    whole_body,
+)
 from .test_resilience import ONCE, Counted
 from .test_vram import held
 
@@ -140,6 +156,49 @@ async def test_resolution_and_resilience_protect_a_foreign_app():
     call = await drive(resolved(resilient(inner)), post(), body=chat("both"))
     assert call.status == 200
     assert seen == ["b1/one", "b2/two"]
+
+
+async def test_a_layer_of_somebody_else_s_between_two_of_ours_reads_the_body_of_each_attempt():
+    """One that has the attribute `app`, as middlewares have, and is looked through."""
+    backends = two()
+    backends["b1"].answers.append(DOWN)
+
+    class Reader:
+        def __init__(self, app):
+            self.app = app
+            self.bodies = []
+
+        async def __call__(self, scope, receive, send):
+            self.bodies.append(await whole_body(receive))
+            await self.app(scope, receive, send)
+
+    reader = Reader(BackendDispatch(backends))
+    call = await drive(resolved(resilient(reader)), post(), body=chat("both"))
+    assert b"from b2" in call.body
+    assert reader.bodies == [chat("both")] * 2
+
+
+class Usual:
+    """Every deployment speaks at once, as a rule."""
+
+    def quantile_s(self, *asked, **how):
+        return 0.0
+
+
+@pytest.mark.parametrize("hedged", [False, True])
+async def test_an_app_that_waits_for_its_client_to_leave_hears_of_it_after_the_answer(hedged):
+    """Also as one of two attempts that run side by side, each with a state of its own."""
+
+    async def inner(scope, receive, send):
+        await whole_body(receive)
+        await status(200)(send)
+        assert (await receive())["type"] == "http.disconnect"
+
+    hedging = Hedging(policy=HedgePolicy(min_delay_s=60), times=Usual(), is_ready=lambda _: True) if hedged else None
+    app = ResilienceMiddleware(VRAMGateMiddleware(inner, gate=gate_over(gpu())), policy=QUICK, hedging=hedging)
+    async with asyncio.timeout(10):
+        call = await drive(resolved(app), post(), body=chat("both", stream=True))
+    assert (call.status, call.body) == (200, b"inner")
 
 
 async def test_resolution_and_gate_take_the_model_from_the_plan():

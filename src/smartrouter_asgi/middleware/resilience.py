@@ -197,7 +197,9 @@ class _Attempts:
         state.attempts = attempt.number
         try:
             if self._ends_itself:
-                await self._app(self._scope, self._receive, self._send)  # it has the body already
+                # What stands between us and ours may have read the body in an attempt before.
+                receive = self._receive if attempt.number == 1 else ReplayReceive(state)
+                await self._app(self._scope, receive, self._send)
             else:
                 self.guard.forget()
                 await self._call(attempt)
