@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ._request_id import new_request_id
+from ._sending import TrackedSend
 from ._watch import run_watched
 from .events import Observer, RequestFinished
 from .exceptions import BodyTimeoutError, BodyTooLargeError, DrainingError, SmartRouterError
@@ -74,31 +75,14 @@ async def with_envelope(
     headers = dict(scope.setdefault("headers", []))
     request_id = new_request_id(headers.get(b"x-request-id")) if outer is None else outer.request_id
     state = scope[SCOPE_KEY] = RequestState(request_id=request_id, started=time.monotonic(), headers=headers)
-    id_header = (b"x-request-id", state.request_id.encode("ascii"))
-
-    async def tracked_send(message: Message) -> None:
-        kind = message["type"]
-        if kind == "http.response.body":
-            if not message.get("more_body", False):
-                state.complete = True
-        elif kind == "http.response.start":
-            state.status = message["status"]
-            if outer is None:
-                pairs = list(message.get("headers", ()))
-                if b"x-request-id" in dict(pairs):
-                    pairs = [pair for pair in pairs if pair[0] != b"x-request-id"]
-                pairs.append(id_header)
-                message = {**message, "headers": pairs}
-        await send(message)
-
-    state.tracked_send, state.server_send = tracked_send, send
+    tracked = TrackedSend(send, state, request_id=request_id if outer is None else None)
     try:
-        await app(scope, receive, tracked_send)
+        await app(scope, receive, tracked)
     except SmartRouterError as exc:
         state.outcome = exc.code
         if state.committed:
             raise
-        await _send_error(tracked_send, exc, encoder, scope)
+        await _send_error(tracked, exc, encoder, scope)
     except Exception as exc:
         state.outcome = "internal_error"
         if not catch_all or state.committed:
@@ -106,9 +90,8 @@ async def with_envelope(
         logger.exception("request %s failed inside the gateway", state.request_id)
         error = SmartRouterError("the gateway failed to serve this request; its log says why")
         error.__cause__ = exc
-        await _send_error(tracked_send, error, encoder, scope)
+        await _send_error(tracked, error, encoder, scope)
     finally:
-        state.tracked_send = None  # it holds the state: a cycle for each request would be work for the collector
         if observer is not None:
             observer.on_event(_finished(state))
 

@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._asgi import BodyLimits, at_the_edge, route_path
 from ._scopes import GuardedScope, NativeScope, NativeWork, cancel_scope
+from ._sending import answer_of
 from .backends.base import Backend, Upstream
 from .deployment import Deployment
 from .events import Observer, StreamFinished
@@ -147,7 +148,7 @@ def _operation(scope: Scope) -> Operation:
 class _Relay:
     """One attempt on its way: everything that lives no longer than it."""
 
-    __slots__ = ("_attempt", "_backend", "_call", "_dispatch", "_done", "_held", "_send", "_state", "_watchdog")
+    __slots__ = ("_answer", "_attempt", "_backend", "_call", "_dispatch", "_done", "_held", "_state", "_watchdog")
 
     def __init__(
         self, dispatch: BackendDispatch, state: RequestState, attempt: Attempt, call: Call, backend: Backend, send: Send
@@ -157,7 +158,7 @@ class _Relay:
         self._attempt = attempt
         self._call = call
         self._backend = backend
-        self._send = send
+        self._answer = answer_of(send)
         self._held = b""
         self._done = False
         """The engine has said all it had to say."""
@@ -247,18 +248,16 @@ class _Relay:
         self._attempt.upstream_ended()
         headers = self._headers(upstream, b"application/json")
         headers.append((b"content-length", b"%d" % len(answer.body)))
-        watchdog, send = self._watchdog, self._send
+        watchdog, writing = self._watchdog, self._answer
         watchdog.phase = "client_stall"
         watchdog.deadline = watchdog.clock() + self._dispatch._timeouts.client_stall_s
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        await writing.start(200, headers)
+        await writing.last(answer.body)
         self._done = True
 
     async def _stream(self, upstream: Upstream) -> None:
-        watchdog, timeouts, send = self._watchdog, self._dispatch._timeouts, self._send
+        watchdog, timeouts, more = self._watchdog, self._dispatch._timeouts, self._answer.more
         state, clock = self._state, watchdog.clock
-        if send is state.tracked_send and state.server_send is not None:
-            send = state.server_send  # nobody is between who would want to see the middle of a stream
         source = upstream.pieces()
         try:
             async for pieces in source:
@@ -266,7 +265,7 @@ class _Relay:
                     continue
                 if state.status and len(pieces) == 1 and pieces[0].kind is _CONTENT:
                     watchdog.phase, watchdog.deadline = "client_stall", clock() + timeouts.client_stall_s
-                    await send({"type": "http.response.body", "body": pieces[0].data, "more_body": True})
+                    await more(pieces[0].data)
                     watchdog.phase, watchdog.deadline = "idle", clock() + timeouts.idle_s
                 else:
                     await self._forward(upstream, pieces)
@@ -305,7 +304,7 @@ class _Relay:
             await self._end(data)
             return
         if data:
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+            await self._answer.more(data)
         if kind is PieceKind.ERROR:
             raise _error_of(pieces)
         if kind is not PieceKind.PING:
@@ -314,13 +313,13 @@ class _Relay:
     async def _commit(self, upstream: Upstream) -> None:
         headers = self._headers(upstream, b"text/event-stream; charset=utf-8")
         headers += [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._answer.start(200, headers)
 
     async def _end(self, data: bytes) -> None:
         self._done = True
         self._attempt.upstream_ended()
         self._observe("ok")
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        await self._answer.last(data)
         self._watchdog.enter("drain", DRAIN_S)
 
     def _first_token(self) -> None:
@@ -352,7 +351,7 @@ class _Relay:
             message=exc.message, code=exc.code, type=getattr(exc, "type", None) or "upstream_error"
         )
         with anyio.move_on_after(FAREWELL_S):
-            await self._send({"type": "http.response.body", "body": event, "more_body": False})
+            await self._answer.last(event)
 
     async def _timed_out(self, phase: str) -> None:
         """Say what a clock that ran out means: an attempt's failure before commit, the stream's end after it."""
