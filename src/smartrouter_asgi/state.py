@@ -14,7 +14,7 @@ from .exceptions import AttemptRecord, SmartRouterError
 from .resilience.attempt import Attempt
 from .resilience.deadline import Timeouts, answer_within_s, client_priority, client_timeout_s, has_wishes
 from .routing.plan import RoutePlan
-from .types import Scope, Send
+from .types import Scope
 from .wire.call import Call
 from .wire.stream import Usage
 
@@ -64,10 +64,6 @@ class RequestState(msgspec.Struct, kw_only=True, eq=False):
     """The client waits less long than the clocks allow: that its time is up says nothing about a backend."""
     complete: bool = False
     """The last byte of the answer was sent."""
-    tracked_send: Send | None = None
-    """The `send` that the outermost of ours gave to the layers inside; it watches begin and end of the answer."""
-    server_send: Send | None = None
-    """What that one calls."""
     body_hash: int | None = None
     """Of a body that was let go of."""
     left: bool = False
