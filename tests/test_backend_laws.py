@@ -9,10 +9,15 @@ from importlib.metadata import EntryPoint, EntryPoints
 import httpx
 import pytest
 
-from smartrouter_asgi import Settings, SmartRouter
+from smartrouter_asgi import BackendSpec, Deployment, Settings, SmartRouter
 from smartrouter_asgi.backends import registry
 from smartrouter_asgi.backends.credentials import judge
+from smartrouter_asgi.backends.http_exchange import HTTPUpstream
+from smartrouter_asgi.backends.openai_compat import OpenAICompatBackend
 from smartrouter_asgi.exceptions import ConfigurationError, FailureKind
+from smartrouter_asgi.testing.asgi import drive, http_scope
+from smartrouter_asgi.transport.direct.transport import DirectTransport
+from smartrouter_asgi.wire.call import Call
 from smartrouter_asgi.wire.upstream_errors import MAX_MESSAGE_LENGTH, classify_answer
 
 from .harness.engines import good
@@ -112,3 +117,40 @@ async def test_a_vllm_behind_a_proxy_that_hides_its_sleep_still_lists_its_models
             response = await client.post(f"{url}/v1/chat/completions", json=chat("engine-model"))
     assert [model["id"] for model in listed.json()["data"]] == ["engine-model"]
     assert response.status_code == 200
+
+
+class Outside(OpenAICompatBackend):
+    """A backend from outside the package, which asks somebody something before each call."""
+
+    def __init__(self) -> None:
+        super().__init__(BackendSpec(name="outside", type="openai", url="http://127.0.0.1:9/v1"), DirectTransport())
+        self.asking = asyncio.Event()
+        self.ended_by = ""
+
+    async def open(self, call: Call, deployment: Deployment) -> HTTPUpstream:
+        self.asking.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError as exc:
+            self.ended_by = str(exc)
+            raise
+        return await super().open(call, deployment)
+
+
+async def test_what_a_backend_from_outside_waits_for_is_ended_by_a_scope_of_anyio_s():
+    """Also where it inherits all else: over httpx a native cancellation would lose a connection."""
+    backend = Outside()
+    settings = Settings.model_validate(
+        {
+            "backends": {"outside": {"type": "openai", "url": backend.spec.url}},
+            "models": [{"name": "chat", "deployments": [{"backend": "outside", "model": "engine-model"}]}],
+            "discovery": {"enabled": False},
+        }
+    )
+    router = SmartRouter(settings, backends={"outside": backend})
+    async with drive(router, http_scope("POST", "/v1/chat/completions"), body=json.dumps(chat()).encode()) as call:
+        await backend.asking.wait()
+        call.disconnect()
+        await call.ended()
+    assert "cancel scope" in backend.ended_by
+    await router.aclose()

@@ -33,6 +33,8 @@ from .tokens import Credential, FixedKey, TokenError
 
 logger = logging.getLogger("smartrouter_asgi")
 
+_PACKAGE = __name__.partition(".")[0]
+
 MAX_ERROR_BYTES = 64 * 1024
 LIST_TIMEOUT_S = 5.0
 ERROR_BODY_TIMEOUT_S = 2.0  # the status says enough to go on with
@@ -69,7 +71,7 @@ class HTTPBackend(BaseBackend):
     def cancels_natively(self) -> bool:
         """Whether a call may be cancelled in any way, not by anyio's scopes alone: its transport says so.
 
-        Where tokens come from nobody knows: perhaps over httpx.
+        Where tokens come from nobody knows, perhaps over httpx, nor what an `open` from outside the package waits for.
         """
         return self._cancels_natively
 
@@ -86,7 +88,8 @@ class HTTPBackend(BaseBackend):
         self._credentials = tuple(sources) if isinstance(sources, Sequence) else (sources,)
         self._pool = KeyPool(len(self._credentials))
         fixed = all(isinstance(source, FixedKey) for source in self._credentials)
-        self._cancels_natively = fixed and bool(getattr(self._transport, "cancels_natively", False))
+        ours = type(self).open.__module__.startswith(f"{_PACKAGE}.")
+        self._cancels_natively = fixed and ours and bool(getattr(self._transport, "cancels_natively", False))
 
     def key_states(self) -> tuple[KeyState, ...]:
         """Return how each key is, in the order of the configuration; nothing in it is secret."""
