@@ -155,3 +155,24 @@ async def test_a_scope_is_anyios_own():
         await anyio.sleep(60)
     assert isinstance(scope, type(anyio.CancelScope()))
     assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("first", ["attempt", "work"])
+async def test_an_attempt_that_is_beaten_as_its_client_leaves_does_not_swallow_the_end_of_the_work(first: str):
+    """The winner runs in a task of its own: if this one did not end, nobody would end that one."""
+    work, attempt, seen = NativeWork(), anyio.CancelScope(), list[str]()
+
+    async def beaten() -> None:
+        with attempt:
+            await worked(work, seen, guarded=True)
+        seen.append("went on")
+
+    task = asyncio.create_task(beaten())
+    work.begin(task)
+    while not work._guards:
+        await asyncio.sleep(0)
+    for end in (attempt.cancel, work.cancel) if first == "attempt" else (work.cancel, attempt.cancel):
+        end()
+    await asyncio.wait({task}, timeout=5)
+    assert task.cancelled()
+    assert seen == ["by a scope"]

@@ -110,8 +110,14 @@ class GuardedScope:
     ) -> bool:
         self._work._guards.pop(self._task, None)
         caught = bool(self._scope.__exit__(kind, exc, trace))
-        if self._work.cancel_called and (caught or kind is not asyncio.CancelledError):
-            raise asyncio.CancelledError  # what is around the block ends as well, whatever came out of it just now
+        if self._work.cancel_called:
+            # What is around the block ends as well, whatever came out of it just now: a scope around that was cancelled
+            # in the same moment, of an attempt that another one beat, would take anyio's own cancellation for its own.
+            ended = asyncio.CancelledError()
+            try:
+                raise ended
+            finally:
+                ended.__context__ = None  # by which it would be taken for one of anyio's
         return caught
 
     def cancel(self) -> None:
