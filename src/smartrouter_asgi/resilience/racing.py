@@ -74,6 +74,9 @@ async def race(route: Route, index: int, first: Attempt, after_s: float) -> Atte
 async def _enter(route: Route, runners: Race, index: int, attempt: Attempt) -> AttemptError | None:
     entry = attempt.entry = runners.join()
     error = None
+    task = asyncio.current_task()
+    assert task is not None  # a coroutine on asyncio runs in a task
+    before = task.cancelling()
     try:
         with entry.scope:
             error = await route.once(index, attempt)
@@ -82,6 +85,8 @@ async def _enter(route: Route, runners: Race, index: int, attempt: Attempt) -> A
         for other in runners.entries:  # what is no failed attempt ends the request
             if runners.winner is None and other is not entry:
                 other.scope.cancel()
+    if task.cancelling() > before:
+        raise asyncio.CancelledError  # the end of the request came with that of the scope, and anyio < 4.16 took it too
     return error
 
 
