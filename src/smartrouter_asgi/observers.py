@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from .events import BreakerChanged, Event, ModelSwapped, Observer, RequestFinished
@@ -95,4 +95,4 @@ class Observers:
 def _listener(observer: Observer, kind: type[Event]) -> Listener | None:
     """Return who takes events of a type for an observer; None when it hears of none."""
     hears = getattr(observer, "hears", None)
-    return observer.on_event if hears is None else hears.get(kind)
+    return hears.get(kind) if isinstance(hears, Mapping) else observer.on_event

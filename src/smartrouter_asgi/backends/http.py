@@ -36,6 +36,7 @@ logger = logging.getLogger("smartrouter_asgi")
 _PACKAGE = __name__.partition(".")[0]
 
 MAX_ERROR_BYTES = 64 * 1024
+MAX_URLS = 64
 LIST_TIMEOUT_S = 5.0
 ERROR_BODY_TIMEOUT_S = 2.0  # the status says enough to go on with
 MIN_SECRET_LENGTH = 6  # anything shorter would take common words out of messages
@@ -152,7 +153,7 @@ class HTTPBackend(BaseBackend):
         url = self._urls.get(path)
         if url is None:
             url = self.url_of(path)
-            if not control:  # those go to the paths of single models as well
+            if not control and len(self._urls) < MAX_URLS:  # control calls go to the paths of single models as well
                 self._urls[path] = url
         return HTTPRequest(backend=self.name, method=method, url=url, headers=headers, body=body, control=control)
 
