@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from smartrouter_asgi.bench.plan import Plan
+from smartrouter_asgi.bench.report import report
 from smartrouter_asgi.bench.run import Measured
 from smartrouter_asgi.bench.terminal import lines
 from smartrouter_asgi.bench.words import headline
@@ -42,7 +43,32 @@ def test_a_router_may_be_faster():
 def test_few_pairs_say_nothing():
     found = result(measured(pairs=3))
     assert "too few to tell a difference from noise" in headline(found)
-    assert "too few pairs to say (3; it takes 6)" in text(found)
+    assert "too few rounds to say (3; it takes 6)" in text(found)
+
+
+def test_what_runs_together_is_one_observation():
+    """Hundreds of requests at a time are slow together: a difference of one round is no difference."""
+    found = result(measured(pairs=192, at_a_time=64, shared_s=0.01), plan=Plan(rounds=3, concurrency=64))
+    first = found["added"]["ttft_p50_ms"]
+    assert (first["pairs"], first["rounds"], first["low"], first["verdict"]) == (192, 3, None, "few")
+    assert headline(found).startswith("192 pairs in 3 rounds: too few to tell a difference from noise")
+    assert "counts once" in text(found)
+    assert result(measured(pairs=80, at_a_time=8))["added"]["ttft_p50_ms"]["verdict"] == "more"
+
+
+def test_a_tail_takes_more_rounds_than_a_median():
+    added = result(measured(pairs=19))["added"]
+    assert added["ttft_p50_ms"]["verdict"] == "more"
+    assert (added["ttft_p95_ms"]["verdict"], added["ttft_p95_ms"]["needs"]) == ("few", 20)
+    assert result(measured(pairs=20))["added"]["ttft_p95_ms"]["low"] is not None
+
+
+def test_names_and_reasons_are_printable():
+    """An engine's words may end up on a terminal, in a file, in a page."""
+    found = result(measured(failing=("status 500: \x1b[31m \u202e \ud800 red",)), model="m\ud800\x1b]0;x\x07")
+    shown = json.dumps(found, ensure_ascii=False) + text(found)
+    assert not {"\x1b", "\x07", "\u202e", "\ud800"} & set(shown)
+    report(found).encode()
 
 
 def test_the_figures_are_those_of_the_samples():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from random import Random
 
 import pytest
@@ -17,6 +18,11 @@ from smartrouter_asgi.bench.statistics import (
     percentile,
     percentile_difference,
 )
+
+
+def one_by_one(pairs: Iterable[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """Rounds of one pair each."""
+    return [[pair] for pair in pairs]
 
 
 def test_percentiles_lie_between_the_values_around_them():
@@ -50,7 +56,7 @@ def test_the_interval_holds_the_median_as_often_as_it_says():
 
 def test_fewer_than_six_give_no_interval():
     assert median_interval([1.0] * (FEWEST - 1)) is None
-    found = median_difference([(1.0, 2.0)] * 5)
+    found = median_difference(one_by_one([(1.0, 2.0)] * 5))
     assert (found.value, found.low, found.high, found.verdict) == (1, None, None, "few")
 
 
@@ -59,13 +65,13 @@ def test_fewer_than_six_give_no_interval():
     [(0.1, 0.4, "more"), (-0.4, -0.1, "less"), (-0.1, 0.3, "noise"), (0.0, 0.3, "noise"), (None, None, "few")],
 )
 def test_only_an_interval_without_zero_is_a_difference(low: float | None, high: float | None, verdict: str):
-    assert Difference(value=0.2, low=low, high=high, pairs=9).verdict == verdict
+    assert Difference(value=0.2, low=low, high=high, pairs=9, rounds=9).verdict == verdict
 
 
 def test_pairs_cancel_what_both_sides_share():
     """An engine that becomes slower all the time hides nothing."""
     pairs = [(float(n), n + 0.25) for n in range(1, 30)]
-    found = median_difference(pairs)
+    found = median_difference(one_by_one(pairs))
     assert (found.value, found.low, found.high, found.pairs) == (0.25, 0.25, 0.25, 29)
     assert found.verdict == "more"
 
@@ -73,17 +79,28 @@ def test_pairs_cancel_what_both_sides_share():
 def test_two_sides_that_are_alike_differ_within_noise():
     random = Random(3)
     pairs = [(random.gauss(100, 5), random.gauss(100, 5)) for _ in range(60)]
-    assert median_difference(pairs).verdict == "noise"
-    assert percentile_difference(pairs, 0.95, Random(0)).verdict == "noise"
+    assert median_difference(one_by_one(pairs)).verdict == "noise"
+    assert percentile_difference(one_by_one(pairs), 0.95, Random(0)).verdict == "noise"
+
+
+def test_rounds_that_share_their_luck_are_not_taken_for_many():
+    """Each round of eight is a draw of its own; taken for single pairs a third of these intervals would miss zero."""
+    random = Random(7)
+    missed = 0
+    for _ in range(200):
+        luck = [random.gauss(0, 1) for _ in range(8)]
+        rounds = [[(0.0, shared + random.gauss(0, 0.3)) for _ in range(8)] for shared in luck]
+        missed += median_difference(rounds).verdict != "noise"
+    assert missed / 200 <= 0.05
 
 
 def test_a_slower_tail_shows_at_the_95th_percentile():
     random = Random(4)
     pairs = [(random.uniform(10, 11), random.uniform(10, 11) + (20 if n % 8 == 0 else 0)) for n in range(80)]
-    found = percentile_difference(pairs, 0.95, Random(0))
+    found = percentile_difference(one_by_one(pairs), 0.95, Random(0))
     assert found.verdict == "more"
     assert 15 < found.value < 25
-    assert median_difference(pairs).value < 1
+    assert median_difference(one_by_one(pairs)).value < 1
 
 
 def test_a_curve_keeps_both_ends():

@@ -41,10 +41,15 @@ class Sample:
         return sum(self.gaps_s)
 
 
+def printable(text: str) -> str:
+    """Return a text that steers no terminal, turns no line round and can be written to any file."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
 def failed(reason: str, secret: str = "") -> Sample:
     """Return a request that does not count; the key is taken out of the reason, wherever that came from."""
     shown = reason.replace(secret, "[key]") if secret else reason
-    shown = " ".join(shown.split())
+    shown = printable(" ".join(shown.split()))
     return Sample(failure=shown if len(shown) <= SHOWN else shown[: SHOWN - 1] + "…")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from .engine import Engine
 from .plan import PROMPT, SIDES, Plan, Side
-from .reading import Sample
+from .reading import Sample, printable
 from .run import Measured
 from .statistics import Difference, curve, median, median_difference, percentile, percentile_difference
 
@@ -25,7 +25,7 @@ def assemble(
     plan: Plan, engine: Engine, router: dict[str, Any], measured: Measured, *, complete: bool
 ) -> dict[str, Any]:
     """Return the result. It holds no key and no prompt but the built-in one; times are in milliseconds."""
-    pairs = measured.pairs()
+    rounds = measured.pairs()
     counts_by_usage = all(s.tokens is not None for side in SIDES for s in measured.samples(side) if not s.failure)
     return {
         "name": "bench",
@@ -33,7 +33,12 @@ def assemble(
         "complete": complete,
         "versions": _versions(),
         "machine": _machine(),
-        "engine": {"type": engine.type, "url": engine.url, "model": engine.model, "chosen": engine.chosen},
+        "engine": {
+            "type": engine.type,
+            "url": engine.url,
+            "model": printable(engine.model),
+            "chosen": printable(engine.chosen),
+        },
         "router": router,
         "plan": {
             "requests": plan.requests,
@@ -47,8 +52,8 @@ def assemble(
         },
         "tokens_from": "usage" if counts_by_usage else "events",
         "sides": {side: _side(measured, side, by_usage=counts_by_usage) for side in SIDES},
-        "pairs": len(pairs),
-        "added": _added(pairs),
+        "pairs": sum(map(len, rounds)),
+        "added": _added(rounds),
         "failures": _failures(measured),
         "samples": [
             {
@@ -95,16 +100,21 @@ def _side(measured: Measured, side: Side, *, by_usage: bool) -> dict[str, Any]:
     }
 
 
-def _added(pairs: Sequence[tuple[Sample, Sample]]) -> dict[str, Any] | None:
-    if not pairs:
+def _added(rounds: Sequence[Sequence[tuple[Sample, Sample]]]) -> dict[str, Any] | None:
+    if not rounds:
         return None
-    first = [(direct.ttft_s, routed.ttft_s) for direct, routed in pairs]
-    gaps = [(_mean(direct.gaps_s), _mean(routed.gaps_s)) for direct, routed in pairs if direct.gaps_s and routed.gaps_s]
+    first = [[(direct.ttft_s, routed.ttft_s) for direct, routed in pairs] for pairs in rounds]
+    total = [[(direct.total_s, routed.total_s) for direct, routed in pairs] for pairs in rounds]
+    gaps = [
+        [(_mean(direct.gaps_s), _mean(routed.gaps_s)) for direct, routed in pairs if direct.gaps_s and routed.gaps_s]
+        for pairs in rounds
+    ]
+    gaps = [pairs for pairs in gaps if pairs]
     return {
         "ttft_p50_ms": _difference(median_difference(first)),
         "ttft_p95_ms": _difference(percentile_difference(first, 0.95, Random(0))),
         "gap_mean_ms": _difference(median_difference(gaps)) if gaps else None,
-        "total_p50_ms": _difference(median_difference([(direct.total_s, routed.total_s) for direct, routed in pairs])),
+        "total_p50_ms": _difference(median_difference(total)),
     }
 
 
@@ -114,6 +124,8 @@ def _difference(found: Difference) -> dict[str, Any]:
         "low": None if found.low is None else _ms(found.low),
         "high": None if found.high is None else _ms(found.high),
         "pairs": found.pairs,
+        "rounds": found.rounds,
+        "needs": found.needs,
         "verdict": found.verdict,
     }
 

@@ -40,17 +40,17 @@ class Measured:
         """Return a side's requests."""
         return [sample for turn in self.turns if turn.side == side for sample in turn.samples]
 
-    def pairs(self) -> list[tuple[Sample, Sample]]:
-        """Return direct and routed requests of one round and connection that both succeeded."""
-        found: list[tuple[Sample, Sample]] = []
+    def pairs(self) -> list[list[tuple[Sample, Sample]]]:
+        """Return round by round the direct and routed requests of one connection that both succeeded."""
+        found: list[list[tuple[Sample, Sample]]] = []
         by_round: dict[int, dict[Side, Turn]] = {}
         for turn in self.turns:
             by_round.setdefault(turn.round, {})[turn.side] = turn
         for sides in by_round.values():
             if len(sides) == len(SIDES):
                 both = zip(sides["direct"].samples, sides["routed"].samples, strict=True)
-                found += [(direct, routed) for direct, routed in both if not direct.failure and not routed.failure]
-        return found
+                found.append([(direct, routed) for direct, routed in both if not direct.failure and not routed.failure])
+        return [pairs for pairs in found if pairs]
 
 
 async def measure(

@@ -71,11 +71,12 @@ def settings(engine: Engine, *, transport: str, timeout_s: float, keyed: bool) -
     The gate stays out: with one model there is nothing to wait for, and it would change how long Ollama keeps it.
     """
     backend: dict[str, object] = {"type": engine.type, "url": engine.url, "gated": False}
+    model = engine.model.replace("${", "$${")  # an engine's name for it, and no variable's
     if keyed:
         backend["api_keys"] = [f"${{{KEY_VARIABLE}}}"]
     return {
         "backends": {NAME: backend},
-        "models": [{"name": engine.model, "deployments": [{"backend": NAME, "model": engine.model}]}],
+        "models": [{"name": model, "deployments": [{"backend": NAME, "model": model}]}],
         "transport": transport,
         "resilience": {"timeouts": {"total": timeout_s}},
     }

@@ -9,12 +9,17 @@ from random import Random
 from typing import Literal, TypeAlias
 
 FEWEST = 6
-"""Below it not even lowest and highest together hold the median with 95 % confidence."""
+"""Rounds; below it not even lowest and highest together hold the median with 95 % confidence."""
+FEWEST_FOR_P95 = 20
+"""Rounds; below it a 95th percentile is little but the highest value, and drawing again does not show how far off."""
 RESAMPLES = 2000
 DRAWS = 400_000
 """Of all resamples together, so that many pairs take no longer than a moment."""
 
 Verdict: TypeAlias = Literal["more", "less", "noise", "few"]
+Pair: TypeAlias = tuple[float, float]
+Round: TypeAlias = Sequence[Pair]
+"""Direct and routed, of all that ran at the same time: they share their luck, so that a round is one observation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +30,9 @@ class Difference:
     low: float | None
     high: float | None
     pairs: int
+    rounds: int
+    needs: int = FEWEST
+    """How many rounds an interval takes."""
 
     @property
     def verdict(self) -> Verdict:
@@ -68,21 +76,23 @@ def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return ordered[rank - 1], ordered[count - rank]
 
 
-def median_difference(pairs: Sequence[tuple[float, float]]) -> Difference:
-    """Return the median of the differences inside the pairs."""
-    differences = [routed - direct for direct, routed in pairs]
+def median_difference(rounds: Sequence[Round]) -> Difference:
+    """Return the median over the rounds of the median difference inside the pairs of each."""
+    differences = [median([routed - direct for direct, routed in pairs]) for pairs in rounds]
     low, high = median_interval(differences) or (None, None)
-    return Difference(value=median(differences), low=low, high=high, pairs=len(pairs))
+    return Difference(value=median(differences), low=low, high=high, pairs=sum(map(len, rounds)), rounds=len(rounds))
 
 
-def percentile_difference(pairs: Sequence[tuple[float, float]], share: float, random: Random) -> Difference:
-    """Return the difference of one percentile of each side, its interval by drawing pairs again and again."""
+def percentile_difference(rounds: Sequence[Round], share: float, random: Random) -> Difference:
+    """Return the difference of one percentile of each side, its interval by drawing rounds again and again."""
 
-    def found(drawn: Sequence[tuple[float, float]]) -> float:
-        return percentile([routed for _, routed in drawn], share) - percentile([direct for direct, _ in drawn], share)
+    def found(drawn: Sequence[Round]) -> float:
+        direct, routed = zip(*(pair for pairs in drawn for pair in pairs), strict=True)
+        return percentile(routed, share) - percentile(direct, share)
 
-    low, high = _bootstrapped(pairs, found, random) if len(pairs) >= FEWEST else (None, None)
-    return Difference(value=found(pairs), low=low, high=high, pairs=len(pairs))
+    low, high = _bootstrapped(rounds, found, random) if len(rounds) >= FEWEST_FOR_P95 else (None, None)
+    count = sum(map(len, rounds))
+    return Difference(value=found(rounds), low=low, high=high, pairs=count, rounds=len(rounds), needs=FEWEST_FOR_P95)
 
 
 def curve(values: Sequence[float], points: int = 200) -> list[tuple[float, float]]:
@@ -94,8 +104,8 @@ def curve(values: Sequence[float], points: int = 200) -> list[tuple[float, float
 
 
 def _bootstrapped(
-    pairs: Sequence[tuple[float, float]], found: Callable[[Sequence[tuple[float, float]]], float], random: Random
+    rounds: Sequence[Round], found: Callable[[Sequence[Round]], float], random: Random
 ) -> tuple[float, float]:
-    times = max(200, min(RESAMPLES, DRAWS // len(pairs)))
-    drawn = [found(random.choices(pairs, k=len(pairs))) for _ in range(times)]
+    times = max(200, min(RESAMPLES, DRAWS // sum(map(len, rounds))))
+    drawn = [found(random.choices(rounds, k=len(rounds))) for _ in range(times)]
     return percentile(drawn, 0.025), percentile(drawn, 0.975)

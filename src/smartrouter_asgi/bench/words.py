@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .statistics import FEWEST
-
 Result = Mapping[str, Any]
 
 DIFFERENCES = (
@@ -47,7 +45,7 @@ def verdict(found: Mapping[str, Any]) -> str:
         case "noise":
             return "within noise: the interval holds zero"
         case _:
-            return f"too few pairs to say ({found['pairs']}; it takes {FEWEST})"
+            return f"too few rounds to say ({found['rounds']}; it takes {found['needs']})"
 
 
 def headline(result: Result) -> str:
@@ -56,7 +54,9 @@ def headline(result: Result) -> str:
     if added is None:
         return "No pair of requests succeeded on both sides: nothing can be compared."
     first = added["ttft_p50_ms"]
-    pairs = f"{first['pairs']} pairs" if first["pairs"] != 1 else "1 pair"
+    pairs = _counted(first["pairs"], "pair")
+    if first["rounds"] != first["pairs"]:
+        pairs += f" in {_counted(first['rounds'], 'round')}"
     if first["low"] is None:
         return (
             f"{pairs}: too few to tell a difference from noise. "
@@ -71,18 +71,24 @@ def headline(result: Result) -> str:
     return f"The router takes {change} ms off the time to first token ({shown})."
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def method(result: Result) -> list[str]:
     """Say how it was measured, in sentences."""
     plan, router = result["plan"], result["router"]
     together = ", each side with all its connections at once" if plan["concurrency"] > 1 else ""
+    one = "a round, whose requests share their luck, counts once" if plan["concurrency"] > 1 else "each counts once"
+    before = f"{_counted(plan['warmup'], 'round')} before {'was' if plan['warmup'] == 1 else 'were'} not counted"
     usage = "the engine's own count" if result["tokens_from"] == "usage" else "events: the engine tells no usage"
     told = [
-        f"{plan['requests']} streamed requests each way, {plan['concurrency']} at a time, in pairs: direct and routed "
-        f"one right after the other, in random order{together}; {plan['warmup']} rounds before were not counted.",
+        f"{_counted(plan['requests'], 'streamed request')} each way, {plan['concurrency']} at a time, in pairs: direct "
+        f"and routed one right after the other, in random order{together}; {before}.",
         "Every prompt begins with a word of its own, so that the engine's prompt cache favours neither side.",
         "The clock runs from a request's last byte to the first event with content; connections are made before. "
         "Events that came in one read count as no time apart.",
-        "Differences are taken inside the pairs; in brackets, intervals of 95 % confidence.",
+        f"Differences are taken inside the pairs; in brackets, intervals of 95 % confidence, for which {one}.",
         f"Tokens are {usage}.",
     ]
     if router["own"]:
