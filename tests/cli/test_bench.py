@@ -247,11 +247,17 @@ async def test_nobody_there_is_1(unused_tcp_port: int):
         (("--url", "http://user:pw@x"), "credentials do not belong in it"),
         (("--url", "http://x", "--requests", "0"), "--requests: expected a whole number"),
         (("--url", "http://x", "--requests", "2", "--rounds", "2"), "not allowed with"),
+        (("--url", "http://x", "--rounds", "9" * 5000), "--rounds: expected a whole number"),
+        (("--url", "http://[::1"), "--url: expected a URL"),
+        (("--url", "http://x", "--model", "two\nlines"), "--model: expected a name without"),
+        (("--url", "http://x", "--model", "\udcff"), "--model: expected a name without"),
         (("--url", "http://x", "--concurrency", "many"), "--concurrency: expected a whole number"),
         (("--url", "http://x", "--timeout", "soon"), "--timeout: expected a duration"),
         (("--url", "http://x", "--timeout", "0"), "--timeout: expected more than 0"),
         (("--url", "http://x", "--report", "/no/such/folder/x.html"), "cannot be written"),
         (("--url", "http://x", "--report", "/"), "/ cannot be written"),
+        (("--url", "http://x", "--report", "a" * 300), "cannot be written"),
+        (("--url", "http://x", "--report", "same", "--json", "same"), "--report and --json name the same file"),
         (("--url", "http://x", "--api-key", "pw\npw"), "holds characters that no header takes"),
         (("--url", "http://x", "--transport", "carrier-pigeon"), "invalid choice"),
         (("--url", "http://127.0.0.1:9", "--type", "olama"), "did you mean 'ollama'"),
@@ -266,11 +272,44 @@ async def test_wrong_usage_is_2(args: tuple[str, ...], reason: str):
     assert "Traceback" not in outcome.text
 
 
+async def test_a_wrong_key_says_which_one():
+    class Locked(Engine):
+        async def __call__(self, exchange: Exchange) -> None:
+            await exchange.answer(401, b'{"error": {"message": "bad key %s"}}' % KEY.encode())
+
+    async with RawServer(Locked()) as server:
+        outcome = await bench(server.base_url, env={"SMARTROUTER_BENCH_API_KEY": KEY})
+    assert outcome.code == 1
+    assert "SMARTROUTER_BENCH_API_KEY" in outcome.err
+    assert KEY not in outcome.text
+
+
+async def test_names_are_taken_as_they_are_and_an_empty_one_for_none():
+    """Braces of a variable in a model's name are no variable's; markup in it is text."""
+    name = "<b>${HOME}</b>"
+    async with RawServer(Engine(models=(name,))) as server:
+        outcome = await bench(server.base_url, "--model", "", "--report", "", "--json", "-")
+    assert outcome.code == 0, outcome.text
+    assert figures(outcome)["engine"]["model"] == name
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+async def test_a_file_that_fails_at_the_end_costs_no_other_one(tmp_path: Path):
+    file = tmp_path / "bench.json"
+    async with RawServer(Engine()) as server:
+        outcome = await bench(server.base_url, "--report", "/dev/full", "--json", str(file))
+    assert outcome.code == 1
+    assert "report: /dev/full cannot be written: No space left on device" in outcome.err
+    assert "first token p50, ms" in outcome.out
+    assert json.loads(file.read_text())["pairs"] == 6
+    assert "Traceback" not in outcome.text
+
+
 @asynccontextmanager
-async def started(*args: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def started(*args: str, under: tuple[str, ...] = ()) -> AsyncIterator[asyncio.subprocess.Process]:
     """A bench that runs; it is ended with the test."""
     process = await asyncio.create_subprocess_exec(
-        *(*MODULE, "bench", *args),
+        *(*under, *MODULE, "bench", *args),
         env=clean_environment(),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -318,12 +357,20 @@ async def test_stopping_it_shows_what_was_measured(number: signal.Signals, tmp_p
     assert found["failures"] == []
 
 
-async def test_stopping_it_before_anything_was_measured():
+@pytest.mark.parametrize(
+    ("under", "number"),
+    [
+        ((), signal.SIGINT),
+        (("sh", "-c", 'trap "" INT; exec "$@"', "sh"), signal.SIGTERM),
+    ],
+    ids=["in front", "in the background of a shell"],
+)
+async def test_stopping_it_before_anything_was_measured(under: tuple[str, ...], number: signal.Signals):
     engine = Halting(well=0)
     async with RawServer(engine) as server:
-        async with started("--url", server.base_url, *FEW) as process:
+        async with started("--url", server.base_url, *FEW, under=under) as process:
             await asyncio.wait_for(engine.waits.wait(), BOUND_S)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             _, err = await asyncio.wait_for(process.communicate(), BOUND_S)
     assert process.returncode == 130
     assert "stopped before anything was measured" in err.decode()

@@ -9,13 +9,12 @@ import signal
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..exceptions import AttemptError, ConfigurationError
 from .announce import is_for_chat
-from .bench_options import address, key_of, plan_of, refuse_unwritable
+from .bench_options import address, allow_sockets, file_of, key_of, model_of, plan_of
 from .errors import FAILED, OK, CommandError
 from .output import Screen, counted
 from .progress import Progress
@@ -23,6 +22,7 @@ from .progress import Progress
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+    from pathlib import Path
 
     from ..bench.client import Target
     from ..bench.engine import Engine
@@ -34,12 +34,21 @@ ROUTED_KEY = "SMARTROUTER_BENCH_ROUTED_API_KEY"
 INTERRUPTED = 130
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """What is written besides the table."""
+
+    page: Path | None
+    figures: Path | None
+
+
 @dataclass
 class Bench:
     """One run: what it was told, and what there is so far."""
 
     options: argparse.Namespace
     plan: Plan
+    files: Files
     screen: Screen
     engine: Engine | None = None
     router: dict[str, Any] = field(default_factory=dict)
@@ -57,10 +66,14 @@ def bench(options: argparse.Namespace) -> int:
     options.url = address(options.url, "--url")
     if options.routed_url is not None:
         options.routed_url = address(options.routed_url, "--routed-url")
+    options.model = model_of(options.model, "--model")
+    options.routed_model = model_of(options.routed_model, "--routed-model")
     options.api_key, options.routed_api_key = key_of(options.api_key, KEY), key_of(options.routed_api_key, ROUTED_KEY)
-    refuse_unwritable(options.report)
-    refuse_unwritable(None if options.json == "-" else options.json)
-    bench = Bench(options, plan, Screen(sys.stderr if options.json == "-" else sys.stdout))
+    files = Files(page=file_of(options.report), figures=file_of(None if options.json == "-" else options.json))
+    if files.page is not None and files.page == files.figures:
+        raise CommandError("--report and --json name the same file")
+    allow_sockets(plan.concurrency)
+    bench = Bench(options, plan, files, Screen(sys.stderr if options.json == "-" else sys.stdout))
     try:
         _run(lambda: _measure(bench))
         complete = True
@@ -69,10 +82,10 @@ def bench(options: argparse.Namespace) -> int:
     if bench.engine is None or bench.measured is None or not bench.measured.turns:
         Screen(sys.stderr).line("stopped before anything was measured", "yellow")
         return INTERRUPTED
-    found = _report(bench, bench.engine, bench.measured, complete=complete)
+    found, is_kept = _report(bench, bench.engine, bench.measured, complete=complete)
     if not complete:
         return INTERRUPTED
-    return FAILED if found["failures"] else OK
+    return FAILED if found["failures"] or not is_kept else OK
 
 
 async def _measure(bench: Bench) -> None:
@@ -93,6 +106,8 @@ async def _measure(bench: Bench) -> None:
         raise CommandError(str(exc)) from None
     except (AttemptError, TimeoutError) as exc:
         reason = str(exc).replace(key, "[key]") if key else str(exc)
+        if isinstance(exc, AttemptError) and exc.code == "upstream_auth":
+            reason += f" (here --api-key or {KEY})"
         raise CommandError(f"{options.url}: {reason or 'no answer in time'}", exit_code=FAILED) from None
     finally:
         await transport.aclose()
@@ -139,7 +154,8 @@ def _announce(bench: Bench, engine: Engine, routed: Target) -> None:
     screen.line(f"  plan    {counted(plan.requests, 'request')} each way, {plan.concurrency} at a time")
 
 
-def _report(bench: Bench, engine: Engine, measured: Measured, *, complete: bool) -> dict[str, Any]:
+def _report(bench: Bench, engine: Engine, measured: Measured, *, complete: bool) -> tuple[dict[str, Any], bool]:
+    """Show and write what was found; return it, and whether all of it could be written."""
     from ..bench.report import report
     from ..bench.result import assemble
     from ..bench.terminal import lines
@@ -147,24 +163,50 @@ def _report(bench: Bench, engine: Engine, measured: Measured, *, complete: bool)
     found = assemble(bench.plan, engine, bench.router, measured, complete=complete)
     for text, style in lines(found):
         bench.screen.line(text, style)
-    if bench.options.report is not None:
-        Path(bench.options.report).write_text(report(found), encoding="utf-8")
-        bench.screen.line(f"report: {bench.options.report}")
     if bench.options.json == "-":
         Screen(sys.stdout).line(json.dumps(found))
-    elif bench.options.json is not None:
-        Path(bench.options.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        bench.screen.line(f"figures: {bench.options.json}")
-    return found
+    kept = [
+        _written(bench.screen, "figures", bench.files.figures, lambda: json.dumps(found, indent=1) + "\n"),
+        _written(bench.screen, "report", bench.files.page, lambda: report(found)),
+    ]
+    return found, all(kept)
+
+
+def _written(screen: Screen, what: str, file: Path | None, text: Callable[[], str]) -> bool:
+    """Write a file and say so; False when that failed."""
+    if file is None:
+        return True
+    try:
+        file.write_text(text(), encoding="utf-8")
+    except OSError as exc:
+        Screen(sys.stderr).line(f"{what}: {file} cannot be written: {exc.strerror or type(exc).__name__}", "red")
+        return False
+    screen.line(f"{what}: {file}")
+    return True
 
 
 def _run(main: Callable[[], Any]) -> None:
-    """Run to the end, or until SIGINT or SIGTERM: both cancel, so that what was started is stopped in order."""
+    """Run to the end, or until SIGINT or SIGTERM: both cancel, so that what was started is stopped in order.
+
+    Not one by the other: a shell has its background jobs ignore SIGINT.
+    """
     from .server import loop_factory
 
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    running: list[asyncio.Task[Any] | None] = []
+
+    async def body() -> None:
+        running.append(asyncio.current_task())
+        await main()
+
+    def terminate(*_: object) -> None:
+        if not running:
+            raise KeyboardInterrupt
+        for task in filter(None, running):
+            task.get_loop().call_soon_threadsafe(task.cancel)
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(main())
+            runner.run(body())
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -6,7 +6,6 @@ import os
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from ..config.backends import parse_base_url
 from ..config.units import parse_duration
@@ -17,6 +16,12 @@ if TYPE_CHECKING:
 
     from ..bench.plan import Plan
 
+USUAL_REQUESTS = 20
+DIGITS = 12
+"""More than any number here has."""
+SOCKETS_EACH = 2
+"""Of a request at a time: here one to each side, in the router one to either end."""
+SPARE_FILES = 100
 SEEDS = 1_000_000
 """Of a run that was given none: prompts that an engine has seen in an earlier run may still be in its cache."""
 
@@ -24,12 +29,15 @@ SEEDS = 1_000_000
 def plan_of(options: argparse.Namespace) -> Plan:
     """Return the plan that the options describe. Raises `CommandError`."""
     from ..bench.plan import PROMPT, Plan, rounds_needed
+    from ..bench.statistics import FEWEST
 
     concurrency = _count(options.concurrency, "--concurrency", most=1000)
     if options.rounds is not None:
         rounds = _count(options.rounds, "--rounds")
+    elif options.requests is not None:
+        rounds = rounds_needed(_count(options.requests, "--requests"), concurrency)
     else:
-        rounds = rounds_needed(_count(options.requests or "20", "--requests"), concurrency)
+        rounds = max(rounds_needed(USUAL_REQUESTS, concurrency), FEWEST)
     try:
         timeout_s = parse_duration(options.timeout)
     except ValueError as exc:
@@ -48,8 +56,9 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 def _count(text: str, option: str, *, least: int = 1, most: int = 1_000_000) -> int:
-    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-        raise CommandError(f"{option}: expected a whole number from {least} to {most:,}, not {text!r}")
+    if not text.isascii() or not text.isdigit() or len(text) > DIGITS or not least <= int(text) <= most:
+        shown = repr(text) if len(text) <= DIGITS else "what is longer"
+        raise CommandError(f"{option}: expected a whole number from {least} to {most:,}, not {shown}")
     return int(text)
 
 
@@ -59,7 +68,7 @@ def address(text: str, option: str) -> str:
     try:
         url = parse_base_url(given)
     except ValueError as exc:
-        shown = "" if "@" in urlsplit(given).netloc else f", not {text!r}"
+        shown = "" if "@" in text else f", not {text!r}"
         raise CommandError(f"{option}: {exc}{shown}") from None
     return url
 
@@ -72,11 +81,45 @@ def key_of(given: str | None, variable: str) -> str:
     return key
 
 
-def refuse_unwritable(file: str | None) -> None:
-    """Refuse a file that cannot be written before an hour is spent on what goes into it. Raises `CommandError`."""
-    if file is None:
+def model_of(given: str | None, option: str) -> str | None:
+    """Return the name of a model; None for an empty one. Raises `CommandError` for one that nobody could have typed."""
+    if given and (not given.isprintable() or given != given.strip()):
+        raise CommandError(f"{option}: expected a name without surrounding blanks or control characters")
+    return given or None
+
+
+def file_of(given: str | None) -> Path | None:
+    """Return a file to write, if there is one.
+
+    Raises `CommandError` for one that cannot be written, before an hour is spent on what goes into it.
+    """
+    if not given:
+        return None
+    path = Path(given)
+    try:
+        writable = not path.is_dir() and path.parent.is_dir() and os.access(_there(path), os.W_OK)
+    except (OSError, ValueError):
+        writable = False
+    if not writable:
+        raise CommandError(f"{given} cannot be written")
+    return path
+
+
+def _there(path: Path) -> Path:
+    return path if path.exists() else path.parent
+
+
+def allow_sockets(concurrency: int) -> None:
+    """Let this process and the router it starts hold the sockets of so many requests. Raises `CommandError`."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
         return
-    path = Path(file)
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise CommandError(f"{file} cannot be written")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = SOCKETS_EACH * concurrency + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        most = (hard - SPARE_FILES) // SOCKETS_EACH
+        raise CommandError(f"--concurrency: the limit of open files ({hard}) allows for {max(most, 0)} at a time")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -148,7 +148,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     plan = bench.add_argument_group("how")
     amount = plan.add_mutually_exclusive_group()
-    amount.add_argument("--requests", metavar="N", help="requests each way (default 20)")
+    amount.add_argument("--requests", metavar="N", help="requests each way (default 20, and 6 rounds at least)")
     amount.add_argument("--rounds", metavar="N", help="the same in rounds of as many requests as run at a time")
     plan.add_argument("--concurrency", metavar="N", default="1", help="requests at a time (default 1)")
     plan.add_argument("--warmup", metavar="N", default="2", help="rounds before that are not counted (default 2)")
