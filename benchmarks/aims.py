@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .figures import figure
+from .figures import figure, is_quick
 from .tables import number, spread, table
 
 Result = Mapping[str, Any]
@@ -53,11 +53,11 @@ def _figure(**labels: Any) -> Read:
 
 
 def _grown(kind: str) -> Read:
-    """How much memory grew over the second half of a series: the first half warms up."""
+    """How much memory grew over the second half of a series: the first half warms up. Half a series says nothing."""
 
     def read(result: Result) -> Figure | None:
         series = _first(result["series"], variant=ROUTER, kind=kind)
-        if series is None:
+        if series is None or series["points"][-1]["count"] < series.get("asked", 0):
             return None
         half = series["points"][len(series["points"]) // 2 :]
         grown_mb = series["rise_kb_per_thousand"] * (half[-1]["count"] - half[0]["count"]) / 1e6
@@ -191,12 +191,12 @@ AIMS = (
 
 
 def verdicts(results: Mapping[str, Result]) -> list[dict[str, Any]]:
-    """Hold the results to every aim."""
+    """Hold the results to every aim; a quick run measures none."""
     rows = []
     for aim in AIMS:
         row = {"id": aim.id, "name": aim.name, "result": aim.result, "way": aim.way, "aim": aim.aim, "worst": aim.worst}
         result = results.get(aim.result)
-        found = aim.read(result) if result is not None else None
+        found = None if result is None or is_quick(result) else aim.read(result)
         if found is None or result is None:
             rows.append({**row, "verdict": "not measured"})
             continue
@@ -210,6 +210,7 @@ def save_verdicts(results: Mapping[str, Result], folder: Path) -> list[dict[str,
     """Write `aims.json` beside the results and return its rows."""
     rows = verdicts(results)
     newest = max((row["measured_at"] for row in rows if "measured_at" in row), default=None)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "aims.json").write_text(
         json.dumps({"name": "aims", "measured_at": newest, "aims": rows}, indent=1) + "\n"
     )
@@ -217,14 +218,17 @@ def save_verdicts(results: Mapping[str, Result], folder: Path) -> list[dict[str,
 
 
 def aims_table(rows: list[dict[str, Any]]) -> str:
-    """Return the verdicts as a table."""
+    """Return the verdicts as a table; what is from an older run than the newest says so."""
     shown = []
+    newest = max(((row["measured_at"], row["commit"]) for row in rows if "median" in row), default=("", ""))
     for row in rows:
         unit = row.get("unit", "")
         value = "-" if "median" not in row else f"{spread(row)}{' x' if unit == 'x' else f' {unit}'}"
         if "count" in row:
             value += f", {row['count']:,} in all"
-        shown.append([row["name"], value, f"{row['way']} {_bound(row)}", row["verdict"]])
+        old = "median" in row and row["commit"] != newest[1]
+        when = f" ({row['measured_at'][:10]}, commit {row['commit']})" if old else ""
+        shown.append([row["name"], value, f"{row['way']} {_bound(row)}", row["verdict"] + when])
     return table(("measure", "measured", "aim", ""), shown)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import platform
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +86,22 @@ def save(result: Mapping[str, Any], folder: Path) -> None:
 
 
 def results_in(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the results of a folder by name."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    return {name: result for name, result in found.items() if result.get("name") == name}
+    """Return the results of a folder by name; what is none is left out, and said to be when it cannot be read."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            result = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            print(f"{path.name} is left out: {error}", file=sys.stderr)
+            continue
+        if isinstance(result, dict) and result.get("name") == path.stem:
+            found[path.stem] = result
+    return found
+
+
+def is_quick(result: Mapping[str, Any]) -> bool:
+    """Tell whether a result comes from a quick run, whose figures mean nothing."""
+    return bool(result.get("method", {}).get("quick"))
 
 
 def versions() -> dict[str, str]:
@@ -115,12 +131,30 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit, with `+` when the package differs from it; `unknown` outside a checkout."""
+    """Return the commit, with `+` when the package differs from it; `unknown` outside a checkout.
+
+    The program ends when it is another checkout's package that would be measured.
+    """
+    package = _package()
+    if not package.is_relative_to(ROOT.resolve()):
+        sys.exit(f"{package} would be measured, not this checkout's package: set PYTHONPATH={ROOT / 'src'}")
     try:
         head = _git("rev-parse", "--short=12", "HEAD").strip()
         return head + ("+" if _git("status", "--porcelain", "src").strip() else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def compile_package() -> None:
+    """Write the bytecode of the package, which an environment may keep its first run from doing."""
+    compileall.compile_dir(_package(), quiet=2)
+
+
+def _package() -> Path:
+    spec = find_spec("smartrouter_asgi")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).resolve().parent
 
 
 def _git(*arguments: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from smartrouter_asgi.bench.page import bullets, facts, grid, heading, page, paragraph
 
 from . import html_inside, html_load
-from .figures import RESULTS
+from .figures import RESULTS, is_quick, results_in
 from .html_drawn import Result
 from .tables import spread
 
@@ -49,7 +49,7 @@ def render(results: Mapping[str, Result]) -> str:
 def _parts(results: Mapping[str, Result]) -> Iterator[str]:
     newest = max((str(result["measured_at"]) for result in results.values()), default="")
     yield paragraph(f"Measured up to {newest[:10]}." if newest else "Nothing has been measured.", "soft")
-    if any(_method(result).get("quick") for result in results.values()):
+    if any(is_quick(result) for result in results.values()):
         yield paragraph("Some of this comes from quick runs, which show that all runs and no more.", "lead warn")
     told = html_inside.aims(results)
     if told:
@@ -61,7 +61,11 @@ def _parts(results: Mapping[str, Result]) -> Iterator[str]:
         yield facts(variants.items())
     for name, title, draw in SECTIONS:
         if name in results:
-            drawn = grid(draw(results[name]))
+            try:
+                drawn = grid(draw(results[name]))
+            except (KeyError, TypeError, AttributeError, IndexError) as error:
+                print(f"{name}.json is left out, it has another shape: measure it anew ({error!r})", file=sys.stderr)
+                continue
             if drawn:
                 yield heading(title)
                 yield drawn
@@ -124,9 +128,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file to write (default: report.html in that folder)")
     arguments = parser.parse_args()
     names = ("aims", *(name for name, _, _ in SECTIONS))
-    paths = {name: arguments.results / f"{name}.json" for name in names}
-    results = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    results = {name: result for name, result in results_in(arguments.results).items() if name in names}
     out = arguments.out or arguments.results / "report.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(render(results), encoding="utf-8")
     print(f"{out.name}: {len(results)} results")
 

@@ -129,14 +129,24 @@ def _by_scenario(result: Mapping[str, Any], columns: Columns) -> str:
         measured_on(result),
         table(("variant", *[title for title, _, _ in columns]), rows),
         "Ratios, made inside each round:",
-        ratio_table(result["ratios"]),
+        ratio_table(result["ratios"], rounds=result["method"]["rounds"]),
     ]
     return "\n\n".join(parts + _not_measured(result))
 
 
-def ratio_table(ratios: Iterable[Mapping[str, Any]]) -> str:
-    """Return ratios as a table."""
-    return table(("ratio", "scenario", "x"), [[row["name"], row["scenario"], spread(row)] for row in ratios])
+def ratio_table(ratios: Iterable[Mapping[str, Any]], *, rounds: int) -> str:
+    """Return ratios as a table. A round in which one of both added nothing has none, which is said."""
+    return table(
+        ("ratio", "scenario", "x"),
+        [
+            [
+                row["name"],
+                row["scenario"],
+                spread(row) + (f", in {row['n']} of {rounds} rounds" if row["n"] < rounds else ""),
+            ]
+            for row in ratios
+        ],
+    )
 
 
 def _not_measured(result: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import memory_report
-from .figures import assemble, commit, figure
+from .figures import assemble, commit, compile_package, figure
 from .peers import peer_versions
 from .processes import Child, cores
 from .progress import Progress
@@ -47,11 +47,12 @@ def measure(options: Options) -> dict[str, Any]:
     """Measure and return the result."""
     size, rounds, revision = QUICK if options.quick else Size(), options.rounds_or(1), commit()
     measured, skipped = chosen(NAMES, peers=options.peers, quick=options.quick)
+    compile_package()  # a process that compiles has more resident than one that does not
     idle: dict[str, list[float]] = {}
     streams: dict[str, list[tuple[float, int]]] = {}
     series: list[dict[str, Any]] = []
     with engine_and_load() as (engine, load):
-        windows = Windows(load)
+        windows = Windows(load, engine_pid=engine.pid)
         progress = Progress(QUESTION.name, rounds * len(measured) + 2 * len(SERIES) * size.points)
         for _ in range(rounds):
             for name in measured:
@@ -126,7 +127,7 @@ def _growth(
         points.append({"count": count, "seconds": round(seconds, 2), "rss_mb": round(found["rss_bytes"] / 1e6, 2)})
     if not points:
         raise VoidError(f"{name}: not one part of the {kind} was done")
-    return {"variant": name, "kind": kind, "points": points, "rise_kb_per_thousand": rise(points)}
+    return {"variant": name, "kind": kind, "asked": total, "points": points, "rise_kb_per_thousand": rise(points)}
 
 
 def rise(points: Sequence[dict[str, Any]]) -> float:

@@ -30,7 +30,7 @@ class Options:
 
     def rounds_or(self, usual: int, *, quick: int = 1) -> int:
         """Return how many rounds are measured."""
-        return min(self.rounds or (quick if self.quick else usual), MOST_ROUNDS)
+        return self.rounds or (quick if self.quick else usual)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +51,22 @@ def arguments_of(about: str) -> tuple[argparse.ArgumentParser, Callable[[argpars
     """Return a parser with the options of every question, and what reads them."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: shows that it runs")
-    parser.add_argument("--rounds", type=int, default=0, help=f"how often everything is measured (1 to {MOST_ROUNDS})")
+    parser.add_argument(
+        "--rounds", type=_rounds, default=0, help=f"how often everything is measured (1 to {MOST_ROUNDS})"
+    )
     parser.add_argument("--peers", action="store_true", help="with other gateways, where they are installed")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON")
 
     def read(arguments: argparse.Namespace) -> Options:
-        return Options(quick=arguments.quick, rounds=max(0, arguments.rounds), peers=arguments.peers)
+        return Options(quick=arguments.quick, rounds=arguments.rounds, peers=arguments.peers)
 
     return parser, read
+
+
+def _rounds(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= MOST_ROUNDS:
+        raise argparse.ArgumentTypeError(f"expected 1 to {MOST_ROUNDS}")
+    return int(text)
 
 
 def leave_in_order() -> None:

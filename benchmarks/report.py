@@ -6,7 +6,8 @@ Both have markers for it; `aims.json` is written beside the results.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,19 @@ SECTIONS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
 )
 
 
+def readable(results: Mapping[str, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Return the results that have the shape of today, and their tables; what has another one is left out and named."""
+    found, rendered = dict(results), {}
+    for name, _, render in SECTIONS:
+        if name in results:
+            try:
+                rendered[name] = render(results[name])
+            except (KeyError, TypeError, AttributeError, IndexError) as error:
+                del found[name]
+                print(f"{name}.json is left out, it has another shape: measure it anew ({error!r})", file=sys.stderr)
+    return found, rendered
+
+
 def between(text: str, markers: tuple[str, str], content: str) -> str:
     """Put content between two markers of a text. Raises `ValueError` when it has not exactly one of each."""
     begin, end = markers
@@ -58,9 +72,9 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, default=README, help="file that has the markers for all tables")
     parser.add_argument("--top-readme", type=Path, default=TOP_README, help="file that has those for the short one")
     arguments = parser.parse_args()
-    results = results_in(arguments.results)
+    results, rendered = readable(results_in(arguments.results))
     verdicts = save_verdicts(results, arguments.results)
-    sections = [f"### {title}\n\n{render(results[name])}" for name, title, render in SECTIONS if name in results]
+    sections = [f"### {title}\n\n{rendered[name]}" for name, title, _ in SECTIONS if name in rendered]
     sections.insert(0, f"### What was to be reached\n\n{aims_table(verdicts)}")
     short = summary(results)
     for path, markers, content in (

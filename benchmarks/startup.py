@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from . import memory_report
-from .figures import ROOT, assemble, commit, figure
+from .figures import ROOT, assemble, commit, compile_package, figure
 from .peers import litellm_binary, peer_versions
 from .processes import Child, cores, module, pinned
 from .progress import Progress
@@ -34,6 +34,7 @@ def measure(options: Options) -> dict[str, Any]:
     """Measure and return the result."""
     rounds, revision = options.rounds_or(5), commit()
     tested, others = cores()
+    compile_package()
     starts: dict[str, Start] = {
         "hello": lambda engine: started("hello", engine),
         "router": lambda engine: started("router", engine),

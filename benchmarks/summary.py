@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .figures import is_quick
 from .tables import spread, table
 
 AGAINST = {
@@ -20,6 +21,7 @@ COLUMNS = (
     ("CPU per chunk, 20 ms apart", "streaming", "cpu_paced_router_{}"),
 )
 NOT_MEASURED = "Not measured yet: `make bench-peers`, then `make bench-report`."
+USED = ("overhead", "streaming", "memory", "startup")
 _ROUTER = {"variant": "router"}
 _BUSY, _ALONE = {**_ROUTER, "scenario": "plain_32"}, {**_ROUTER, "scenario": "plain_1"}
 OWN: tuple[tuple[str, str, dict[str, str], str], ...] = (
@@ -34,6 +36,7 @@ OWN: tuple[tuple[str, str, dict[str, str], str], ...] = (
 
 def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the ratios that matter, what they were measured on, and when."""
+    results = {name: results[name] for name in USED if name in results and not is_quick(results[name])}
     if "overhead" not in results:
         return NOT_MEASURED
     ratios = {row["id"]: row for name in ("overhead", "streaming") for row in results.get(name, {}).get("ratios", ())}
@@ -43,17 +46,32 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
         if any(cells):
             rows.append([text, *["-" if cell is None else f"{spread(cell)} x" for cell in cells]])
     head = ("the router costs, against", *[title for title, _, _ in COLUMNS])
-    found = results["overhead"]
-    machine, versions = found["machine"], found["versions"]
-    named = [f"{name} {versions[name]}" for name in ("uvicorn", "nginx", "litellm") if name in versions]
     return "\n\n".join(
         [
             table(head, rows),
             "; ".join(_own(results)) + ".",
-            f"{found['measured_at'][:10]}, commit {found['commit']}, {machine['cpu']}, {machine['cores']} cores, "
-            f"{machine['implementation']} {versions['python']}; {', '.join(named)}; one worker each. Medians of "
-            f"{found['method']['rounds']} round(s) (lowest to highest), made inside each round.",
+            f"{_measured(results)}; one worker each. Medians of {results['overhead']['method']['rounds']} round(s) "
+            "(lowest to highest), ratios made inside each round.",
         ]
+    )
+
+
+def _measured(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say when and on what; of more than one run which of the figures are whose."""
+    runs: dict[str, list[str]] = {}
+    for name, found in results.items():
+        machine, versions = found["machine"], found["versions"]
+        text = (
+            f"{found['measured_at'][:10]}, commit {found['commit']}, {machine['cpu']}, {machine['cores']} cores, "
+            f"{machine['implementation']} {versions['python']}, uvicorn {versions['uvicorn']}"
+        )
+        runs.setdefault(text, []).append(name)
+    peers = results["overhead"]["versions"]
+    named = "".join(f", {name} {peers[name]}" for name in ("nginx", "litellm") if name in peers)
+    if len(runs) == 1:
+        return f"{next(iter(runs))}{named}"
+    return "; ".join(
+        f"{', '.join(names)}: {text}{named if 'overhead' in names else ''}" for text, names in runs.items()
     )
 
 

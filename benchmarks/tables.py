@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .figures import is_quick
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
@@ -30,9 +32,10 @@ def measured_on(result: Mapping[str, Any]) -> str:
     machine, versions = result["machine"], dict(result["versions"])
     python = versions.pop("python")
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    quick = " **A quick run: the figures mean nothing.**" if is_quick(result) else ""
     noise = f" Others kept {spread(result['noise'])} cores busy meanwhile." if "noise" in result else ""
     return (
         f"{result['measured_at'][:10]}, commit {result['commit']}, {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['kernel']}, {machine['implementation']} {python}; {listed}. "
-        f"Medians of {result['method']['rounds']} round(s) (lowest to highest).{noise}"
+        f"Medians of {result['method']['rounds']} round(s) (lowest to highest).{noise}{quick}"
     )

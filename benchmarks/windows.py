@@ -34,6 +34,8 @@ class Windows:
     """Has windows measured and keeps account of them."""
 
     load: Load
+    engine_pid: int = 0
+    """The engine, for jobs that do not name it: its time is no stranger's."""
     valid: list[Window] = field(default_factory=list)
     void: int = 0
     reasons: list[str] = field(default_factory=list)
@@ -44,6 +46,8 @@ class Windows:
 
         Raises `VoidError` when there is none in three, or when too many of the whole run were void.
         """
+        if self.engine_pid:
+            job = {"engine_pid": self.engine_pid, **job}
         for _ in range(1 + REPEATS):
             self.load.tell(job)
             found = self.load.hear(float(job.get("seconds", 1.0)) + ANSWER_S)
@@ -63,6 +67,7 @@ class Windows:
             return self.measure(label, job)
         except VoidError as error:
             self.void = before  # they are accounted for by name
+            del self.reasons[before:]
             self.left_out[label] = str(error)
             return None
 

@@ -109,6 +109,26 @@ def test_growth_is_that_of_the_second_half():
     assert row["count"] == 200_000
 
 
+def test_half_a_series_and_a_quick_run_are_no_measurement():
+    found = results()
+    found["memory"]["series"][0] = {**grown("requests", 0.1), "asked": 400_000}
+    found["startup"]["method"] = {"quick": True}
+    rows = {row["id"]: row["verdict"] for row in verdicts(found)}
+    assert {name for name, verdict in rows.items() if verdict == "not measured"} == {
+        "flat_requests",
+        "import",
+        "first_answer",
+    }
+
+
+def test_a_verdict_from_an_older_run_says_so():
+    found = results()
+    found["startup"] |= {"commit": "old", "measured_at": "2025-12-31T00:00:00+00:00"}
+    told = aims_table(verdicts(found))
+    assert told.count("met (2025-12-31, commit old)") == 2
+    assert "commit abc" not in told
+
+
 def test_a_rise_is_fitted_where_all_is_warm():
     warming = [{"count": n * 1000, "rss_mb": 50.0 + min(n, 5) * 3} for n in range(1, 11)]
     assert rise(warming) == 0.0

@@ -26,7 +26,7 @@ class Load:
 
     def __init__(self, *windows: dict[str, Any]) -> None:
         self.windows = list(windows)
-        self.jobs: list[object] = []
+        self.jobs: list[Any] = []
 
     def tell(self, value: object) -> None:
         self.jobs.append(value)
@@ -72,7 +72,15 @@ def test_a_peer_without_a_valid_window_is_left_out_and_named():
     assert len(load.jobs) == 3
     assert windows.left_out.keys() == {"litellm, plain_32"}
     assert windows.measure("router", JOB) == window()
-    assert windows.account()["windows"] == 0
+    assert windows.account() == {"windows": 0, "of": 1, "reasons": []}
+
+
+def test_the_engine_is_no_stranger():
+    load = Load(window(), window())
+    windows = Windows(load, engine_pid=7)
+    windows.measure("memory", JOB)
+    windows.measure("router", {**JOB, "engine_pid": 8})
+    assert [job["engine_pid"] for job in load.jobs] == [7, 8]
 
 
 async def serve(answer: bytes, job: Callable[[int], Job]) -> dict[str, Any]:
