@@ -244,7 +244,8 @@ def test_resilience(tmp_path: Path):
         assert 0 < row["upstream_calls"] <= row["bound"] == round(1.2 * row["requests"] + 10)
         assert row["holds"]
     off, on = found["storm"]
-    assert off["requests"] > 100 >= on["upstream_calls"], "what all clients ask at once is under way before it opens"
+    # What a hundred clients ask at once is under way before it opens, and so may be a first retry of the quickest.
+    assert off["requests"] > 110 >= on["upstream_calls"]
     assert off["upstream_calls"] > off["requests"] - 100, "all but what the last moment cut off reached the engine"
     assert [row["when"] for row in found["leaving"]] == ["mid-stream", "before the first token"]
     for row in found["leaving"]:
