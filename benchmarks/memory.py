@@ -1,6 +1,6 @@
 """What does it hold in memory? `python -m benchmarks.memory [--quick] [--rounds N] [--peers] [--out FOLDER]`.
 
-Idle; with a thousand slow streams open; over 200,000 requests and 10,000 clients that leave in the middle of a stream,
+Idle; with a thousand slow streams open; over 200,000 requests and 20,000 clients that leave in the middle of a stream,
 as a series. Each variant is a process of its own that has just been started.
 """
 
@@ -34,7 +34,8 @@ class Size:
 
     streams: int = 1000
     requests: int = 200_000
-    disconnects: int = 10_000
+    disconnects: int = 20_000
+    """What grows after the first 10,000 is looked at: until then the cycle collector may not have come by."""
     points: int = 40
     series_s: float = 240.0
     """A series ends after so long, however far it has come."""
