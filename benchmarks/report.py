@@ -70,18 +70,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="tables from the results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON")
     parser.add_argument("--readme", type=Path, default=README, help="file that has the markers for all tables")
-    parser.add_argument("--top-readme", type=Path, default=TOP_README, help="file that has those for the short one")
+    parser.add_argument("--top-readme", type=Path, help="file that has those for the short one, if there is one")
     arguments = parser.parse_args()
     results, rendered = readable(results_in(arguments.results))
     verdicts = save_verdicts(results, arguments.results)
     sections = [f"### {title}\n\n{rendered[name]}" for name, title, _ in SECTIONS if name in rendered]
     sections.insert(0, f"### What was to be reached\n\n{aims_table(verdicts)}")
     short = summary(results)
+    top = TOP_README if arguments.readme == README else None  # tables for elsewhere leave this folder's alone
     for path, markers, content in (
         (arguments.readme, RESULTS_MARKERS, "\n\n".join(sections)),
-        (arguments.top_readme, BENCH_MARKERS, short),
+        (arguments.top_readme or top, BENCH_MARKERS, short),
     ):
-        path.write_text(between(path.read_text(), markers, content))
+        if path is not None:
+            path.write_text(between(path.read_text(), markers, content))
     print(f"{len(sections)} sections in {arguments.readme.name}, {len(short.splitlines())} lines in the one above")
 
 

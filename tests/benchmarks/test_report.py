@@ -15,7 +15,7 @@ from benchmarks.report import readable
 from benchmarks.summary import NOT_MEASURED, summary
 from benchmarks.tables import measured_on
 
-from benchmarks import figures, html_report
+from benchmarks import figures, html_report, report
 
 VERSIONS = {"python": "3.11.7", "uvicorn": "1.0"}
 MACHINE = {"cpu": "cpu", "cores": 2, "kernel": "Linux", "implementation": "CPython"}
@@ -97,6 +97,15 @@ def test_nothing_measured_is_a_report_too(tmp_path: Path):
     files = ("--results", str(tmp_path / "none"), "--readme", str(readme), "--top-readme", str(top))
     subprocess.run([sys.executable, "-m", "benchmarks.report", *files], cwd=figures.ROOT, check=True, timeout=50)
     assert "not measured" in readme.read_text()
+
+
+def test_tables_for_elsewhere_leave_this_project_s_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    readme, before = tmp_path / "README.md", report.TOP_README.read_text()
+    readme.write_text("<!-- results: begin --><!-- results: end -->")
+    monkeypatch.setattr(sys, "argv", ["report", "--results", str(tmp_path), "--readme", str(readme)])
+    report.main()
+    assert "not measured" in readme.read_text()
+    assert report.TOP_README.read_text() == before
 
 
 def test_no_other_checkout_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
