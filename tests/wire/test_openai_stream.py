@@ -233,3 +233,18 @@ def test_the_text_before_an_end_in_one_large_read_is_one_piece(last: bytes):
     pieces = codec.feed(text + last + DONE)
     assert pieces[0] == (CONTENT, text, None)
     assert len(pieces) == 2 + (last != DONE)
+
+
+def test_the_text_of_a_large_first_read_is_one_piece_after_its_first_events():
+    """An answer that comes whole at once costs no more for each event than a later part of a stream."""
+    text = b"".join(chunk(f"word {number}") for number in range(100))
+    pieces = OpenAIStreamCodec("b").feed(ROLE + chunk("begun") + text + chunk(finish="stop") + DONE)
+    assert [piece.kind for piece in pieces] == [HELD, CONTENT, CONTENT, CONTENT, END]
+    assert pieces[2].data == text
+
+
+def test_what_was_whole_before_a_large_first_read_breaks_is_told():
+    pieces = ROLE + chunk("begun")
+    with pytest.raises(FramingError) as caught:
+        OpenAIStreamCodec("b").feed(pieces + b"data: \xff\n\n" + chunk("x") * 50)
+    assert b"".join(piece.data for piece in caught.value.before) == pieces

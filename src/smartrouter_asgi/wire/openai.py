@@ -83,6 +83,15 @@ def _not_json(backend: str) -> AttemptError:
     )
 
 
+def _two_events(data: bytes) -> int:
+    """Return how many bytes the first two events of a large read take; 0 for a small one, and where lines end oddly."""
+    if len(data) < LARGE_READ_BYTES:
+        return 0
+    first = data.find(b"\n\n")
+    second = data.find(b"\n\n", first + 2) if first >= 0 else -1
+    return second + 2 if second >= 0 else 0
+
+
 class OpenAIStreamCodec:
     """Reads an OpenAI-compatible event stream: the bytes pass, what they mean is told beside them.
 
@@ -103,6 +112,20 @@ class OpenAIStreamCodec:
 
     def feed(self, data: bytes) -> list[Piece]:
         """Take what was read and return the events it completes."""
+        begun = 0 if self._spoken else _two_events(data)
+        if not begun:
+            return self._feed(data)
+        # A stream speaks with its first event or its second: of a large first read the rest is told as of any other.
+        pieces = self._feed(data[:begun])
+        if not pieces or pieces[-1].kind < PieceKind.END:
+            try:
+                pieces += self._feed(data[begun:])
+            except FramingError as exc:
+                exc.before = [*pieces, *exc.before]
+                raise
+        return pieces
+
+    def _feed(self, data: bytes) -> list[Piece]:
         pieces: list[Piece] = []
         if self._done:
             return pieces
