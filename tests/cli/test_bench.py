@@ -305,6 +305,11 @@ async def test_a_file_that_fails_at_the_end_costs_no_other_one(tmp_path: Path):
     assert "Traceback" not in outcome.text
 
 
+def in_front() -> None:
+    """Take SIGINT as in front of a terminal: it may be ignored here, where a shell runs the tests in its background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @asynccontextmanager
 async def started(*args: str, under: tuple[str, ...] = ()) -> AsyncIterator[asyncio.subprocess.Process]:
     """A bench that runs; it is ended with the test."""
@@ -314,6 +319,7 @@ async def started(*args: str, under: tuple[str, ...] = ()) -> AsyncIterator[asyn
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=in_front,
     )
     try:
         yield process
